@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* Growing byte buffer and arena.  One thread at a time an object.  Nothing here fails: without memory the program ends.
+ */
+#include "schemas/muster_buf.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "schemas/arena.h"
+#include "schemas/muster_err.h"
+
+#define BUF_FIRST 256    /* bytes of a buffer's first allocation */
+#define ARENA_CHUNK 8192 /* bytes of an arena's blocks, larger ones aside */
+
+static _Noreturn void
+out_of_memory(size_t size)
+{
+    (void)fprintf(stderr, "muster: out of memory (%zu bytes wanted)\n", size);
+    abort();
+}
+
+void *
+muster_alloc(size_t size)
+{
+    void *memory = calloc(1, size ? size : 1);
+
+    if (memory == NULL)
+        out_of_memory(size);
+    return memory;
+}
+
+void *
+muster_realloc(void *memory, size_t size)
+{
+    void *grown = realloc(memory, size ? size : 1);
+
+    if (grown == NULL)
+        out_of_memory(size);
+    return grown;
+}
+
+char *
+muster_strdup(const char *text)
+{
+    size_t size;
+
+    if (text == NULL)
+        return NULL;
+    size = strlen(text) + 1;
+    return memcpy(muster_alloc(size), text, size);
+}
+
+/* ---- buffer ---- */
+
+char *
+muster_buf_room(struct muster_buf *buf, size_t size)
+{
+    size_t wanted, capacity;
+
+    if (size >= SIZE_MAX / 2 - buf->size)
+        out_of_memory(size);
+    wanted = buf->size + size + 1;
+    if (wanted > buf->capacity) {
+        capacity = buf->capacity ? buf->capacity : BUF_FIRST;
+        while (capacity < wanted)
+            capacity *= 2;
+        buf->data = muster_realloc(buf->data, capacity);
+        buf->capacity = capacity;
+    }
+    return buf->data + buf->size;
+}
+
+void
+muster_buf_add(struct muster_buf *buf, const void *data, size_t size)
+{
+    char *room = muster_buf_room(buf, size);
+
+    if (size > 0)
+        memcpy(room, data, size);
+    room[size] = '\0';
+    buf->size += size;
+}
+
+void
+muster_buf_str(struct muster_buf *buf, const char *text)
+{
+    muster_buf_add(buf, text, strlen(text));
+}
+
+void
+muster_buf_vprintf(struct muster_buf *buf, const char *format, va_list args)
+{
+    va_list again;
+    int size;
+
+    va_copy(again, args);
+    size = vsnprintf(NULL, 0, format, args);
+    MUSTER_ASSERT(size >= 0);
+    (void)vsnprintf(muster_buf_room(buf, (size_t)size), (size_t)size + 1, format, again);
+    va_end(again);
+    buf->size += (size_t)size;
+}
+
+void
+muster_buf_printf(struct muster_buf *buf, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    muster_buf_vprintf(buf, format, args);
+    va_end(args);
+}
+
+void
+muster_buf_shift(struct muster_buf *buf, size_t size)
+{
+    MUSTER_ASSERT(size <= buf->size);
+    if (size == 0)
+        return;
+    buf->size -= size;
+    memmove(buf->data, buf->data + size, buf->size);
+    buf->data[buf->size] = '\0';
+}
+
+void
+muster_buf_clear(struct muster_buf *buf)
+{
+    buf->size = 0;
+    if (buf->data)
+        buf->data[0] = '\0';
+}
+
+void
+muster_buf_free(struct muster_buf *buf)
+{
+    free(buf->data);
+    *buf = (struct muster_buf){0};
+}
+
+char *
+muster_buf_take(struct muster_buf *buf, size_t *out_size)
+{
+    char *data;
+
+    muster_buf_add(buf, "", 0); /* an empty buffer gives "" and not NULL */
+    data = buf->data;
+    if (out_size)
+        *out_size = buf->size;
+    *buf = (struct muster_buf){0};
+    return data;
+}
+
+/* ---- arena ---- */
+
+struct muster_arena *
+muster_arena_new(void)
+{
+    struct muster_arena *arena = muster_alloc(sizeof *arena);
+
+    if (!msgpack_zone_init(&arena->zone, ARENA_CHUNK))
+        out_of_memory(ARENA_CHUNK);
+    return arena;
+}
+
+void
+muster_arena_free(struct muster_arena **arena_p)
+{
+    if (*arena_p == NULL)
+        return;
+    msgpack_zone_destroy(&(*arena_p)->zone);
+    free(*arena_p);
+    *arena_p = NULL;
+}
+
+void
+muster_arena_clear(struct muster_arena *arena)
+{
+    msgpack_zone_clear(&arena->zone);
+}
+
+/* The zone doubles a block's size until `size` fits and does not see when that overflows. */
+static void *
+arena_raw(struct muster_arena *arena, size_t size)
+{
+    void *memory = size < SIZE_MAX / 4 ? msgpack_zone_malloc(&arena->zone, size) : NULL;
+
+    if (memory == NULL)
+        out_of_memory(size);
+    return memory;
+}
+
+void *
+muster_arena_alloc(struct muster_arena *arena, size_t size)
+{
+    return memset(arena_raw(arena, size), 0, size);
+}
+
+char *
+muster_arena_str(struct muster_arena *arena, const char *text, size_t size)
+{
+    char *copy = arena_raw(arena, size + 1);
+
+    if (size > 0)
+        memcpy(copy, text, size);
+    copy[size] = '\0';
+    return copy;
+}
+
+char *
+muster_arena_printf(struct muster_arena *arena, const char *format, ...)
+{
+    va_list args;
+    int size;
+    char *text;
+
+    va_start(args, format);
+    size = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    MUSTER_ASSERT(size >= 0);
+    text = arena_raw(arena, (size_t)size + 1);
+    va_start(args, format);
+    (void)vsnprintf(text, (size_t)size + 1, format, args);
+    va_end(args);
+    return text;
+}

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* Ids, digests and random bytes, all on libsodium.  Any thread; only parsing can fail. */
+#include "schemas/muster_crypto.h"
+
+#include <sodium.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#define ID_COUNTER_BITS 12
+#define ID_BACK_MS 1000 /* a clock that went back further than this starts a new order */
+
+muster_err
+muster_crypto_init(void)
+{
+    return sodium_init() < 0 ? MUSTER_INTERNAL_ERROR : MUSTER_OK;
+}
+
+/* ---- ids ---- */
+
+/* The last id's first 60 bits: 48 of milliseconds, 12 of a counter.  The order of ids is promised for the whole process
+ * and ids are made on every thread, so this one number has to be shared by all. */
+static _Atomic uint64_t id_last;
+
+/* One more than the last, or the clock if that is later.  A full counter borrows from the next millisecond. */
+static uint64_t
+id_stamp(int64_t now_ms)
+{
+    uint64_t ms = now_ms < 0 ? 0 : (uint64_t)now_ms & ((UINT64_C(1) << 48) - 1);
+    uint64_t wanted = ms << ID_COUNTER_BITS;
+    uint64_t last = atomic_load(&id_last);
+    uint64_t stamp;
+
+    do {
+        if (wanted > last || wanted + ((uint64_t)ID_BACK_MS << ID_COUNTER_BITS) < last)
+            stamp = wanted;
+        else
+            stamp = last + 1;
+    } while (!atomic_compare_exchange_weak(&id_last, &last, stamp));
+    return stamp;
+}
+
+struct muster_id
+muster_id_new(int64_t now_ms)
+{
+    uint64_t stamp = id_stamp(now_ms);
+    uint64_t ms = stamp >> ID_COUNTER_BITS;
+    struct muster_id id;
+    int i;
+
+    for (i = 0; i < 6; i++)
+        id.bytes[i] = (uint8_t)(ms >> (40 - 8 * i));
+    id.bytes[6] = (uint8_t)(0x70 | ((stamp >> 8) & 0x0f));
+    id.bytes[7] = (uint8_t)stamp;
+    randombytes_buf(id.bytes + 8, 8);
+    id.bytes[8] = (uint8_t)(0x80 | (id.bytes[8] & 0x3f));
+    return id;
+}
+
+static bool
+is_dash(size_t at)
+{
+    return at == 8 || at == 13 || at == 18 || at == 23;
+}
+
+void
+muster_id_text(const struct muster_id *id, char out_text[MUSTER_ID_TEXT])
+{
+    char hex[33];
+    size_t from = 0, to;
+
+    muster_hex(id->bytes, sizeof id->bytes, hex);
+    for (to = 0; to < MUSTER_ID_TEXT - 1; to++)
+        out_text[to] = is_dash(to) ? '-' : hex[from++];
+    out_text[to] = '\0';
+}
+
+muster_err
+muster_id_parse(const char *text, struct muster_id *out_id)
+{
+    char hex[33];
+    size_t from, to = 0;
+
+    if (strnlen(text, MUSTER_ID_TEXT) != MUSTER_ID_TEXT - 1)
+        return MUSTER_INVALID_REQUEST;
+    for (from = 0; from < MUSTER_ID_TEXT - 1; from++) {
+        if (is_dash(from) != (text[from] == '-'))
+            return MUSTER_INVALID_REQUEST;
+        if (!is_dash(from))
+            hex[to++] = text[from];
+    }
+    hex[to] = '\0';
+    return muster_unhex(hex, out_id->bytes, sizeof out_id->bytes);
+}
+
+bool
+muster_id_equal(const struct muster_id *a, const struct muster_id *b)
+{
+    return memcmp(a->bytes, b->bytes, sizeof a->bytes) == 0;
+}
+
+bool
+muster_id_is_zero(const struct muster_id *id)
+{
+    return sodium_is_zero(id->bytes, sizeof id->bytes) == 1;
+}
+
+int64_t
+muster_id_time(const struct muster_id *id)
+{
+    int64_t ms = 0;
+    int i;
+
+    for (i = 0; i < 6; i++)
+        ms = ms << 8 | id->bytes[i];
+    return ms;
+}
+
+/* ---- digests and texts ---- */
+
+void
+muster_sha256(const void *data, size_t size, uint8_t out_digest[MUSTER_DIGEST])
+{
+    (void)crypto_hash_sha256(out_digest, data, size);
+}
+
+void
+muster_hex(const uint8_t *bytes, size_t size, char *out_text)
+{
+    (void)sodium_bin2hex(out_text, 2 * size + 1, bytes, size);
+}
+
+/* The characters are all checked first, so that a bad text changes nothing. */
+muster_err
+muster_unhex(const char *text, uint8_t *out_bytes, size_t size)
+{
+    size_t got;
+
+    if (strspn(text, "0123456789abcdefABCDEF") != 2 * size || text[2 * size] != '\0')
+        return MUSTER_INVALID_REQUEST;
+    if (sodium_hex2bin(out_bytes, size, text, 2 * size, NULL, &got, NULL) != 0 || got != size)
+        return MUSTER_INVALID_REQUEST;
+    return MUSTER_OK;
+}
+
+bool
+muster_digest_equal(const uint8_t a[MUSTER_DIGEST], const uint8_t b[MUSTER_DIGEST])
+{
+    return sodium_memcmp(a, b, MUSTER_DIGEST) == 0;
+}
+
+void
+muster_hmac_sha256(const void *key, size_t key_size, const void *data, size_t size, uint8_t out_digest[MUSTER_DIGEST])
+{
+    crypto_auth_hmacsha256_state state;
+
+    (void)crypto_auth_hmacsha256_init(&state, key, key_size);
+    (void)crypto_auth_hmacsha256_update(&state, data, size);
+    (void)crypto_auth_hmacsha256_final(&state, out_digest);
+    sodium_memzero(&state, sizeof state);
+}
+
+void
+muster_base64(const void *data, size_t size, char *out_text)
+{
+    (void)sodium_bin2base64(out_text, muster_base64_size(size), data, size, sodium_base64_VARIANT_ORIGINAL);
+}
+
+size_t
+muster_base64_size(size_t size)
+{
+    return sodium_base64_encoded_len(size, sodium_base64_VARIANT_ORIGINAL);
+}
+
+/* ---- random bytes ---- */
+
+void
+muster_random(void *out_data, size_t size)
+{
+    randombytes_buf(out_data, size);
+}
+
+uint32_t
+muster_random_below(uint32_t bound)
+{
+    return randombytes_uniform(bound);
+}
+
+void
+muster_key_new(char out_key[MUSTER_KEY_TEXT])
+{
+    static const char prefix[] = "muster_sk_";
+    uint8_t secret[32];
+
+    randombytes_buf(secret, sizeof secret);
+    memcpy(out_key, prefix, sizeof prefix - 1);
+    (void)sodium_bin2base64(out_key + sizeof prefix - 1, MUSTER_KEY_TEXT - (sizeof prefix - 1), secret, sizeof secret,
+                            sodium_base64_VARIANT_URLSAFE_NO_PADDING);
+    sodium_memzero(secret, sizeof secret);
+}

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* What no single row of the options can say: paths, defaults that depend on other values, rules over several values.
+ * One thread at a time.  What can fail: any of the rules. */
+#include <arpa/inet.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "schemas/options.h"
+
+#define LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+/* A step down to a member or an item. */
+#define MEMBER(above, member)                                                                                          \
+    (struct rows_path)                                                                                                 \
+    {                                                                                                                  \
+        .up = above, .name = member, .size = strlen(member)                                                            \
+    }
+#define ITEM(above, at)                                                                                                \
+    (struct rows_path)                                                                                                 \
+    {                                                                                                                  \
+        .up = above, .index = at                                                                                       \
+    }
+
+/* ---- paths ---- */
+
+/* `directory` is absolute.  Symbolic links stay, so ".." does too. */
+static const char *
+absolute(struct muster_arena *arena, const char *directory, const char *path)
+{
+    if (path[0] == '/')
+        return path;
+    while (strncmp(path, "./", 2) == 0)
+        path += 2 + strspn(path + 2, "/");
+    if (*path == '\0' || strcmp(path, ".") == 0)
+        return directory;
+    return muster_arena_printf(arena, "%s/%s", strcmp(directory, "/") == 0 ? "" : directory, path);
+}
+
+static const char *
+base_directory(struct muster_arena *arena, const char *directory)
+{
+    char *current = getcwd(NULL, 0);
+    const char *base = absolute(arena, current ? current : "/", directory ? directory : ".");
+
+    base = muster_arena_str(arena, base, strlen(base));
+    free(current);
+    return base;
+}
+
+/* ---- http ---- */
+
+static bool
+is_port(const char *text)
+{
+    return *text != '\0' && strlen(text) <= 5 && text[strspn(text, "0123456789")] == '\0' && atoi(text) <= 65535;
+}
+
+static bool
+is_listen_address(const char *text)
+{
+    const char *colon = strrchr(text, ':');
+    char host[16] = "";
+    struct in_addr address;
+
+    if (colon == NULL)
+        return is_port(text);
+    if ((size_t)(colon - text) >= sizeof host || !is_port(colon + 1))
+        return false;
+    memcpy(host, text, (size_t)(colon - text));
+    return strcmp(host, "*") == 0 || inet_pton(AF_INET, host, &address) == 1;
+}
+
+/* The HTTP library's way to say TLS is an s behind the port. */
+static bool
+is_tls(const char *text)
+{
+    size_t size = strlen(text);
+
+    return size >= 2 && text[size - 1] == 's' && text[size - 2] >= '0' && text[size - 2] <= '9';
+}
+
+static muster_err
+check_listen(const struct options_reader *reader, const struct rows_path *http, const struct muster_strs *listen)
+{
+    struct rows_path up = MEMBER(http, "listen");
+    const char *text;
+    size_t i;
+
+    for (i = 0; i < listen->count; i++) {
+        struct rows_path at = ITEM(&up, i);
+
+        text = listen->items[i];
+        if (is_tls(text))
+            return options_refuse(reader, &at,
+                                  "TLS is not served here; put a reverse proxy in front and give its "
+                                  "address without the s");
+        if (!is_listen_address(text))
+            return options_refuse(reader, &at, "must be PORT or ADDRESS:PORT with an IPv4 address or *");
+    }
+    return MUSTER_OK;
+}
+
+/* Streams and waiting asks hold a thread each.  Neither may take more than half of them, nor both together the last
+ * eighth.  What is not given shrinks to fit. */
+static muster_err
+check_threads(const struct options_reader *reader, const struct rows_path *up, struct http_options *http)
+{
+    const struct rows_path streams = MEMBER(up, "max_streams"), waiting = MEMBER(up, "max_waiting");
+    bool has_streams = options_is_given(reader, &streams), has_waiting = options_is_given(reader, &waiting);
+    int64_t half = http->threads / 2, both = http->threads - http->threads / 8, room;
+
+    if (has_streams && http->max_streams > half)
+        return options_refuse(reader, &streams, "must be at most %" PRId64 ", half of http.threads", half);
+    if (has_waiting && http->max_waiting > half)
+        return options_refuse(reader, &waiting, "must be at most %" PRId64 ", half of http.threads", half);
+    if (!has_streams) {
+        room = has_waiting ? both - http->max_waiting : both / 2;
+        http->max_streams = http->max_streams < room ? http->max_streams : room;
+        http->max_streams = http->max_streams < half ? http->max_streams : half;
+    }
+    if (!has_waiting) {
+        room = both - http->max_streams;
+        http->max_waiting = http->max_waiting < room ? http->max_waiting : room;
+        http->max_waiting = http->max_waiting < half ? http->max_waiting : half;
+    }
+    if (http->max_streams + http->max_waiting > both)
+        return options_refuse(reader, &waiting,
+                              "must be at most %" PRId64 ": with http.max_streams it must leave an "
+                              "eighth of http.threads",
+                              both - http->max_streams);
+    return MUSTER_OK;
+}
+
+static muster_err
+check_ask(const struct options_reader *reader, const struct rows_path *up, struct http_options *http)
+{
+    const struct rows_path ask = MEMBER(up, "ask_timeout");
+
+    if (http->ask_timeout <= http->max_ask_timeout)
+        return MUSTER_OK;
+    if (options_is_given(reader, &ask))
+        return options_refuse(reader, &ask, "must not be longer than http.max_ask_timeout");
+    http->ask_timeout = http->max_ask_timeout;
+    return MUSTER_OK;
+}
+
+static muster_err
+check_http(const struct options_reader *reader, struct options *options)
+{
+    struct rows_path up = MEMBER(NULL, "http");
+    struct http_options *http = muster_arena_alloc(reader->arena, sizeof *http);
+    muster_err err;
+
+    *http = *options->http;
+    err = check_listen(reader, &up, &http->listen);
+    if (err == MUSTER_OK)
+        err = check_threads(reader, &up, http);
+    if (err == MUSTER_OK)
+        err = check_ask(reader, &up, http);
+    options->http = http;
+    return err;
+}
+
+/* ---- teams ---- */
+
+/* Name, or Name(pattern); the name may hold stars. */
+static bool
+is_rule(const char *text)
+{
+    size_t name = strspn(text, LETTERS "_-.:*"), size = strlen(text);
+
+    if (name == 0 || name == size)
+        return name > 0;
+    return text[name] == '(' && text[size - 1] == ')' && size > name + 2;
+}
+
+static muster_err
+check_rules(const struct options_reader *reader, const struct rows_path *up, const char *name,
+            const struct muster_strs *rules)
+{
+    struct rows_path list = MEMBER(up, name);
+    size_t i;
+
+    for (i = 0; i < rules->count; i++) {
+        struct rows_path at = ITEM(&list, i);
+
+        if (!is_rule(rules->items[i]))
+            return options_refuse(reader, &at, "must be Tool or Tool(pattern), for example Bash(git status*)");
+    }
+    return MUSTER_OK;
+}
+
+static muster_err
+check_permissions(const struct options_reader *reader, const struct rows_path *team,
+                  const struct permission_options *permissions)
+{
+    struct rows_path up = MEMBER(team, "permissions");
+    muster_err err = check_rules(reader, &up, "allow", &permissions->allow);
+
+    return err ? err : check_rules(reader, &up, "deny", &permissions->deny);
+}
+
+static muster_err
+check_env(const struct options_reader *reader, const struct rows_path *team, const struct muster_pairs *env)
+{
+    struct rows_path up = MEMBER(team, "env");
+    size_t i;
+
+    for (i = 0; i < env->count; i++) {
+        struct rows_path at = MEMBER(&up, env->items[i].name);
+
+        if (env->items[i].name[0] == '\0' || strchr(env->items[i].name, '=') != NULL)
+            return options_refuse(reader, &at, "must be the name of an environment variable");
+    }
+    return MUSTER_OK;
+}
+
+static muster_err
+check_team(const struct options_reader *reader, const char *directory, struct team_options *team)
+{
+    static const char *const claude[] = {"claude"};
+    struct rows_path up = MEMBER(NULL, "teams"), at = MEMBER(&up, team->name), command = MEMBER(&at, "command");
+    muster_err err;
+
+    if (team->name[strspn(team->name, LETTERS "._-")] != '\0')
+        return options_refuse(reader, &at, "must have a name of letters, digits, '.', '_' and '-'");
+    if (team->command.count > 0 && team->command.items[0][0] == '\0')
+        return options_refuse(reader, &command, "must begin with a program");
+    if (team->driver == driver_kind_COMMAND && team->command.count == 0)
+        return options_refuse(reader, &command, "is required for the driver command");
+    if (team->driver == driver_kind_CLAUDE && team->command.count == 0)
+        team->command = (struct muster_strs){claude, 1};
+    team->directory = absolute(reader->arena, directory, team->directory);
+    err = check_env(reader, &at, &team->env);
+    return err ? err : check_permissions(reader, &at, team->permissions);
+}
+
+static muster_err
+check_teams(const struct options_reader *reader, const char *directory, struct options *options)
+{
+    struct team_options *teams = muster_arena_alloc(reader->arena, options->teams.count * sizeof *teams);
+    muster_err err;
+    size_t i;
+
+    for (i = 0; i < options->teams.count; i++) {
+        teams[i] = options->teams.items[i];
+        err = check_team(reader, directory, &teams[i]);
+        if (err)
+            return err;
+    }
+    options->teams.items = teams;
+    return MUSTER_OK;
+}
+
+/* ---- keys ---- */
+
+static muster_err
+check_credential(const struct options_reader *reader, const struct rows_path *at, const struct key_options *key)
+{
+    struct rows_path sha256 = MEMBER(at, "sha256");
+    uint8_t digest[MUSTER_DIGEST];
+
+    if ((key->key[0] == '\0') == (key->sha256[0] == '\0'))
+        return options_refuse(reader, at, "must have exactly one of key and sha256");
+    if (key->sha256[0] != '\0' && muster_unhex(key->sha256, digest, sizeof digest) != MUSTER_OK)
+        return options_refuse(reader, &sha256, "must be 64 hexadecimal digits");
+    return MUSTER_OK;
+}
+
+static muster_err
+check_scopes(const struct options_reader *reader, const struct rows_path *key, const struct muster_strs *scopes)
+{
+    struct rows_path up = MEMBER(key, "scopes");
+    size_t i;
+
+    for (i = 0; i < scopes->count; i++) {
+        struct rows_path at = ITEM(&up, i);
+
+        if (!muster_scope_known(scopes->items[i]))
+            return options_refuse(reader, &at, "is not a known scope; `muster describe scopes` lists them");
+    }
+    return MUSTER_OK;
+}
+
+static muster_err
+check_key_teams(const struct options_reader *reader, const struct rows_path *key, const struct options *options,
+                const struct muster_strs *teams)
+{
+    struct rows_path up = MEMBER(key, "teams");
+    size_t i;
+
+    for (i = 0; i < teams->count; i++) {
+        struct rows_path at = ITEM(&up, i);
+
+        if (muster_team_options(options, teams->items[i]) == NULL)
+            return options_refuse(reader, &at, "is not one of the teams");
+    }
+    return MUSTER_OK;
+}
+
+static muster_err
+check_key(const struct options_reader *reader, const struct rows_path *keys, const struct options *options,
+          size_t index)
+{
+    struct rows_path at = ITEM(keys, index), name = MEMBER(&at, "name");
+    const struct key_options *key = &options->auth->keys.items[index];
+    muster_err err;
+    size_t i;
+
+    for (i = 0; i < index; i++)
+        if (strcmp(options->auth->keys.items[i].name, key->name) == 0)
+            return options_refuse(reader, &name, "is the name of an earlier key");
+    err = check_credential(reader, &at, key);
+    if (err == MUSTER_OK)
+        err = check_scopes(reader, &at, &key->scopes);
+    if (err == MUSTER_OK)
+        err = check_key_teams(reader, &at, options, &key->teams);
+    return err;
+}
+
+static muster_err
+check_keys(const struct options_reader *reader, const struct options *options)
+{
+    struct rows_path auth = MEMBER(NULL, "auth"), keys = MEMBER(&auth, "keys");
+    muster_err err = MUSTER_OK;
+    size_t i;
+
+    for (i = 0; err == MUSTER_OK && i < options->auth->keys.count; i++)
+        err = check_key(reader, &keys, options, i);
+    return err;
+}
+
+muster_err
+options_check(const struct options_reader *reader, const char *directory, struct options *options)
+{
+    const char *base = base_directory(reader->arena, directory);
+    muster_err err;
+
+    options->data = absolute(reader->arena, base, options->data);
+    err = check_http(reader, options);
+    if (err == MUSTER_OK)
+        err = check_teams(reader, base, options);
+    if (err == MUSTER_OK)
+        err = check_keys(reader, options);
+    return err;
+}

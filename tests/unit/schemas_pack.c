@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* msgpack: what is packed comes back, and no bytes at all do harm. */
+#include <criterion/criterion.h>
+#include <sys/resource.h>
+
+#include "tests/unit/schemas_random.h"
+
+/* AddressSanitizer needs terabytes of address space. */
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#define SANITIZED __has_feature(address_sanitizer)
+#else
+#define SANITIZED 0
+#endif
+
+struct bench {
+    struct muster_arena *arena;
+    struct muster_buf buf;
+    struct muster_fault fault;
+};
+
+static struct bench
+bench_new(void)
+{
+    return (struct bench){.arena = muster_arena_new()};
+}
+
+static void
+bench_free(struct bench *bench)
+{
+    muster_arena_free(&bench->arena);
+    muster_buf_free(&bench->buf);
+}
+
+Test(pack, decode_of_encode_is_the_same_for_every_type)
+{
+    struct bench bench = bench_new();
+    const struct muster_type *type;
+    size_t i;
+    uint64_t seed;
+
+    for (i = 0; (type = type_at(i)) != NULL; i++)
+        for (seed = 0; seed < 200; seed++) {
+            void *in = muster_arena_alloc(bench.arena, type->size), *out = muster_arena_alloc(bench.arena, type->size);
+
+            random_struct(seed, bench.arena, type, in);
+            muster_buf_clear(&bench.buf);
+            muster_pack(type, in, &bench.buf);
+            cr_assert_eq(muster_unpack(type, bench.buf.data, bench.buf.size, bench.arena, out, &bench.fault), MUSTER_OK,
+                         "%s seed %d: %s %s", type->wire, (int)seed, bench.fault.field, bench.fault.message);
+            cr_assert(structs_equal(type, in, out), "%s seed %d", type->wire, (int)seed);
+            cr_assert(struct_fits(type, out), "%s seed %d", type->wire, (int)seed);
+            muster_arena_clear(bench.arena);
+        }
+    bench_free(&bench);
+}
+
+/* Change some bytes; sometimes cut or lengthen. */
+static size_t
+mutate(uint64_t *state, char *data, size_t size, size_t room)
+{
+    size_t changes = 1 + random_below(state, 4);
+
+    while (changes-- > 0 && size > 0)
+        data[random_below(state, size)] = (char)(random_below(state, 2) ? next_random(state) : 0xdf);
+    if (random_below(state, 4) == 0)
+        size = random_below(state, size + 1);
+    else if (random_below(state, 8) == 0 && size < room)
+        data[size++] = (char)next_random(state);
+    return size;
+}
+
+Test(pack, changed_bytes_are_refused_or_give_values_within_the_rows)
+{
+    struct bench bench = bench_new();
+    const struct muster_type *type;
+    size_t i, size, taken = 0, refused = 0;
+    uint64_t seed, state = 1;
+
+    for (i = 0; (type = type_at(i)) != NULL; i++)
+        for (seed = 0; seed < 500; seed++) {
+            void *in = muster_arena_alloc(bench.arena, type->size);
+
+            random_struct(seed, bench.arena, type, in);
+            muster_buf_clear(&bench.buf);
+            muster_pack(type, in, &bench.buf);
+            size = mutate(&state, muster_buf_room(&bench.buf, 8) - bench.buf.size, bench.buf.size, bench.buf.size + 8);
+            memset(in, 0, type->size);
+            if (muster_unpack(type, bench.buf.data, size, bench.arena, in, &bench.fault) == MUSTER_OK) {
+                cr_assert(struct_fits(type, in), "%s", type->wire);
+                taken++;
+            } else {
+                cr_assert_neq(bench.fault.message[0], '\0');
+                refused++;
+            }
+            muster_arena_clear(bench.arena);
+        }
+    cr_assert_gt(taken, 100);
+    cr_assert_gt(refused, 1000);
+    bench_free(&bench);
+}
+
+Test(pack, random_bytes_do_no_harm)
+{
+    struct bench bench = bench_new();
+    struct muster_envelope envelope;
+    uint64_t state = 7;
+    uint8_t bytes[64];
+    size_t round, i, size;
+    struct job job;
+
+    for (round = 0; round < 100000; round++) {
+        size = random_below(&state, sizeof bytes);
+        for (i = 0; i < size; i++)
+            bytes[i] = (uint8_t)next_random(&state);
+        (void)muster_unpack(&job_type, bytes, size, bench.arena, &job, NULL);
+        (void)muster_envelope_unpack(bytes, size, bench.arena, &envelope);
+        muster_arena_clear(bench.arena);
+    }
+    bench_free(&bench);
+}
+
+static muster_err
+unpack_callback(struct bench *bench, const char *bytes, size_t size)
+{
+    struct job_callback out = {0};
+
+    return muster_unpack(&job_callback_type, bytes, size, bench->arena, &out, &bench->fault);
+}
+
+Test(pack, a_failed_decode_changes_nothing)
+{
+    struct bench bench = bench_new();
+    static const char bytes[] = "\x82\xa3url\xa9http://ab\xa6method\x05";
+    struct job_callback out = {.method = "before"};
+
+    cr_assert_eq(muster_unpack(&job_callback_type, bytes, sizeof bytes - 1, bench.arena, &out, &bench.fault),
+                 MUSTER_INVALID_REQUEST);
+    cr_assert_str_eq(bench.fault.field, "method");
+    cr_assert_str_eq(bench.fault.message, "must be text of at most 16 bytes");
+    cr_assert_null(out.url);
+    cr_assert_str_eq(out.method, "before");
+    bench_free(&bench);
+}
+
+Test(pack, a_missing_required_field_is_named)
+{
+    struct bench bench = bench_new();
+
+    cr_assert_eq(unpack_callback(&bench, "\x80", 1), MUSTER_INVALID_REQUEST);
+    cr_assert_str_eq(bench.fault.field, "url");
+    cr_assert_str_eq(bench.fault.message, "is required");
+    cr_assert_eq(unpack_callback(&bench, "\x81\xa3url\xc0", 6), MUSTER_INVALID_REQUEST, "nil is not given");
+    bench_free(&bench);
+}
+
+Test(pack, unknown_fields_are_ignored_and_double_ones_are_not)
+{
+    struct bench bench = bench_new();
+    static const char unknown[] = "\x83\xa3url\xa8http://a\xa3new\x93\x01\x02\x81\x05\xc3\x05\xc7\x01\x09x";
+    static const char twice[] = "\x82\xa3url\xa8http://a\xa3url\xa8http://b";
+
+    cr_assert_eq(unpack_callback(&bench, unknown, sizeof unknown - 1), MUSTER_OK);
+    cr_assert_eq(unpack_callback(&bench, twice, sizeof twice - 1), MUSTER_INVALID_REQUEST);
+    cr_assert_str_eq(bench.fault.message, "is given twice");
+    bench_free(&bench);
+}
+
+Test(pack, text_with_nul_or_invalid_utf8_is_refused)
+{
+    struct bench bench = bench_new();
+
+    cr_assert_eq(unpack_callback(&bench, "\x81\xa3url\xa8http\0//a", 14), MUSTER_INVALID_REQUEST);
+    cr_assert_eq(unpack_callback(&bench, "\x81\xa3url\xa8http\xc0\x80/a", 14), MUSTER_INVALID_REQUEST);
+    cr_assert_eq(unpack_callback(&bench, "\x81\xa3url\xa8http\xed\xa0\x80x", 14), MUSTER_INVALID_REQUEST);
+    cr_assert_eq(unpack_callback(&bench, "\x81\xa3url\xa8http\xe2\x82\xacx", 14), MUSTER_OK);
+    bench_free(&bench);
+}
+
+Test(pack, huge_announced_lengths_allocate_nothing)
+{
+    struct bench bench = bench_new();
+    const struct rlimit limit = {1 << 28, 1 << 28};
+    static const char *const heads[] = {"\xdd\x0f\xff\xff\xff", "\xdf\x0f\xff\xff\xff", "\xdd\xff\xff\xff\xff",
+                                        "\xdf\xff\xff\xff\xff", "\xdb\xff\xff\xff\xff", "\xc6\xff\xff\xff\xff",
+                                        "\xc9\xff\xff\xff\xff"};
+    char bytes[6];
+    size_t i;
+
+#if !SANITIZED
+    cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0); /* a parser that believed the head would end the program */
+#else
+    (void)limit;
+#endif
+    for (i = 0; i < sizeof heads / sizeof *heads; i++) {
+        memcpy(bytes, heads[i], 5);
+        bytes[5] = 1;
+        cr_assert_eq(unpack_callback(&bench, bytes, sizeof bytes), MUSTER_INVALID_REQUEST);
+    }
+    bench_free(&bench);
+}
+
+/* {"url": "http://a", "x": [[[...1...]]]} with `depth` levels in all. */
+static muster_err
+unpack_deep(struct bench *bench, size_t depth)
+{
+    muster_buf_clear(&bench->buf);
+    muster_buf_add(&bench->buf, "\x82\xa3url\xa8http://a\xa1x", 16);
+    for (; depth > 1; depth--)
+        muster_buf_add(&bench->buf, "\x91", 1);
+    muster_buf_add(&bench->buf, "\x01", 1);
+    return unpack_callback(bench, bench->buf.data, bench->buf.size);
+}
+
+Test(pack, nesting_is_limited)
+{
+    struct bench bench = bench_new();
+
+    cr_assert_eq(unpack_deep(&bench, 32), MUSTER_OK);
+    cr_assert_eq(unpack_deep(&bench, 33), MUSTER_INVALID_REQUEST);
+    cr_assert_eq(unpack_deep(&bench, 1000000), MUSTER_INVALID_REQUEST);
+    bench_free(&bench);
+}
+
+Test(pack, bytes_behind_the_value_are_refused)
+{
+    struct bench bench = bench_new();
+
+    cr_assert_eq(unpack_callback(&bench, "\x81\xa3url\xa8http://a", 14), MUSTER_OK);
+    cr_assert_eq(unpack_callback(&bench, "\x81\xa3url\xa8http://a\xc0", 15), MUSTER_INVALID_REQUEST);
+    cr_assert_eq(unpack_callback(&bench, "", 0), MUSTER_INVALID_REQUEST);
+    cr_assert_eq(unpack_callback(&bench, NULL, 0), MUSTER_INVALID_REQUEST);
+    bench_free(&bench);
+}
+
+Test(pack, numbers_outside_int64_are_refused)
+{
+    struct bench bench = bench_new();
+    struct usage usage;
+
+    cr_assert_eq(muster_unpack(&usage_type, "\x81\xa5turns\xcf\x80\0\0\0\0\0\0\0", 16, bench.arena, &usage, NULL),
+                 MUSTER_INVALID_REQUEST);
+    cr_assert_eq(
+        muster_unpack(&usage_type, "\x81\xa5turns\xcf\x7f\xff\xff\xff\xff\xff\xff\xff", 16, bench.arena, &usage, NULL),
+        MUSTER_OK);
+    cr_assert_eq(usage.turns, INT64_MAX);
+    cr_assert_eq(muster_unpack(&usage_type, "\x81\xa5turns\xff", 8, bench.arena, &usage, NULL), MUSTER_INVALID_REQUEST);
+    cr_assert_eq(muster_unpack(&usage_type,
+                               "\x81\xa8"
+                               "cost_usd\xcb\x7f\xf8\0\0\0\0\0\0",
+                               19, bench.arena, &usage, NULL),
+                 MUSTER_INVALID_REQUEST, "NaN");
+    bench_free(&bench);
+}
+
+/* ---- envelopes ---- */
+
+static const struct muster_envelope sample = {
+    .id = -7,
+    .reply_to = "http/3",
+    .deadline_ms = 1700000000000,
+    .trace = "req-1",
+    .principal =
+        {.key = {{1, 2}}, .name = "ci", .rate_limit = 100, .rate_left = 99, .rate_reset_s = 5, .rate_window_s = 60},
+};
+
+Test(envelope, comes_back_with_its_body)
+{
+    struct bench bench = bench_new();
+    struct muster_envelope out;
+    struct queue_cancel body = {.job = {{9}}}, body_out;
+
+    muster_envelope_pack(&sample, &queue_cancel_type, &body, &bench.buf);
+    cr_assert_eq(muster_envelope_unpack(bench.buf.data, bench.buf.size, bench.arena, &out), MUSTER_OK);
+    cr_assert_str_eq(out.type, "queue.cancel");
+    cr_assert_eq(out.id, -7);
+    cr_assert_str_eq(out.reply_to, "http/3");
+    cr_assert_eq(out.deadline_ms, 1700000000000);
+    cr_assert_str_eq(out.trace, "req-1");
+    cr_assert(muster_id_equal(&out.principal.key, &sample.principal.key));
+    cr_assert_str_eq(out.principal.name, "ci");
+    cr_assert_eq(out.principal.rate_limit, 100);
+    cr_assert_eq(out.principal.rate_left, 99);
+    cr_assert_eq(out.principal.rate_reset_s, 5);
+    cr_assert_eq(out.principal.rate_window_s, 60);
+    cr_assert_eq((const char *)out.body.data + out.body.size, bench.buf.data + bench.buf.size,
+                 "body points into the frame");
+    cr_assert_eq(muster_unpack(&queue_cancel_type, out.body.data, out.body.size, bench.arena, &body_out, NULL),
+                 MUSTER_OK);
+    cr_assert(muster_id_equal(&body_out.job, &body.job));
+    bench_free(&bench);
+}
+
+Test(envelope, wrap_gives_the_same_bytes_as_pack)
+{
+    struct bench bench = bench_new();
+    struct muster_buf body = {0}, wrapped = {0};
+    struct muster_envelope envelope = sample;
+    struct queue_cancel cancel = {.job = {{9}}};
+
+    muster_envelope_pack(&sample, &queue_cancel_type, &cancel, &bench.buf);
+    muster_pack(&queue_cancel_type, &cancel, &body);
+    envelope.type = "queue.cancel";
+    envelope.body = (struct muster_bytes){(uint8_t *)body.data, body.size};
+    muster_envelope_wrap(&envelope, &wrapped);
+    cr_assert_eq(wrapped.size, bench.buf.size);
+    cr_assert_eq(memcmp(wrapped.data, bench.buf.data, wrapped.size), 0);
+    muster_buf_free(&body);
+    muster_buf_free(&wrapped);
+    bench_free(&bench);
+}
+
+Test(envelope, empty_texts_may_be_null_and_the_body_may_be_empty)
+{
+    struct bench bench = bench_new();
+    struct muster_envelope empty = {.type = "log.flush"}, out;
+
+    muster_envelope_wrap(&empty, &bench.buf);
+    cr_assert_eq(muster_envelope_unpack(bench.buf.data, bench.buf.size, bench.arena, &out), MUSTER_OK);
+    cr_assert_str_eq(out.reply_to, "");
+    cr_assert_str_eq(out.trace, "");
+    cr_assert_str_eq(out.principal.name, "");
+    cr_assert_eq(out.body.size, 1);
+    bench_free(&bench);
+}
+
+Test(envelope, every_cut_and_every_other_version_is_refused)
+{
+    struct bench bench = bench_new();
+    struct muster_envelope out;
+    struct queue_cancel cancel = {.job = {{9}}};
+    size_t size;
+
+    muster_envelope_pack(&sample, &queue_cancel_type, &cancel, &bench.buf);
+    for (size = 0; size < bench.buf.size; size++)
+        cr_assert_eq(muster_envelope_unpack(bench.buf.data, size, bench.arena, &out), MUSTER_INVALID_REQUEST);
+    bench.buf.data[1] = 2;
+    cr_assert_eq(muster_envelope_unpack(bench.buf.data, bench.buf.size, bench.arena, &out), MUSTER_INVALID_REQUEST);
+    bench_free(&bench);
+}
+
+Test(envelope, a_body_that_is_no_map_is_refused)
+{
+    struct bench bench = bench_new();
+    struct muster_envelope envelope = {.type = "x", .body = {(const uint8_t *)"\x05", 1}}, out;
+
+    muster_envelope_wrap(&envelope, &bench.buf);
+    cr_assert_eq(muster_envelope_unpack(bench.buf.data, bench.buf.size, bench.arena, &out), MUSTER_INVALID_REQUEST);
+    bench_free(&bench);
+}
