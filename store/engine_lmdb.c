@@ -1,0 +1,651 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* The engine on LMDB: one environment in a folder, one named database a table, every commit synced before it returns.
+ *
+ * Readers are any thread: each holds the gate for the short life of its transaction, which comes from a list of idle
+ * ones.  Commits come from one thread at a time.  When the memory map is full, the commit is undone, the gate is closed
+ * to readers for the moment it takes to double the map, and the commit is done again.
+ * A full disk fails the commit and leaves the environment as it was.  Where LMDB itself gives its environment up (a
+ * failed write of its meta page, a failed remapping), the next commit opens it anew.
+ * A process that sets RLIMIT_FSIZE must ignore SIGXFSZ, or the signal ends it before the commit can fail. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <lmdb.h>
+
+#include "schemas/muster_buf.h"
+#include "store/bytes.h"
+#include "store/engine.h"
+
+#define MAX_READERS 16384           /* transactions at a time; 64 bytes each in lock.mdb */
+#define MAP_MAX ((uint64_t)1 << 46) /* half of the address space of a process */
+#define MAP_MIN ((uint64_t)1 << 16) /* room for the empty tables */
+
+static const char *const table_names[ENGINE_TABLES] = {
+    [ENGINE_META] = "meta",     [ENGINE_RECORDS] = "records",       [ENGINE_INDEX] = "index",
+    [ENGINE_EVENTS] = "events", [ENGINE_JOB_EVENTS] = "job_events",
+};
+
+struct lmdb_engine {
+    struct muster_engine base;
+    char *path;
+    int lock_fd;  /* flock keeps a second daemon out */
+    MDB_env *env; /* NULL: could not be opened anew; the next commit tries again */
+    MDB_dbi tables[ENGINE_TABLES];
+    uint64_t map_bytes;
+    pthread_rwlock_t gate;     /* read side: a transaction lives; write side: env or its map changes */
+    pthread_mutex_t idle_lock; /* guards the list of idle transactions */
+    MDB_txn **idle;
+    size_t idle_count, idle_capacity;
+};
+
+static struct lmdb_engine *
+lmdb_of(struct muster_engine *engine)
+{
+    return (struct lmdb_engine *)engine;
+}
+
+static muster_err
+translate(int rc)
+{
+    switch (rc) {
+    case MDB_SUCCESS:
+        return MUSTER_OK;
+    case MDB_NOTFOUND:
+        return MUSTER_NOT_FOUND;
+    case MDB_KEYEXIST: /* our own use of it: an expectation was not met */
+        return MUSTER_CONFLICT;
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+        return MUSTER_STORAGE_FULL;
+    default:
+        return MUSTER_STORAGE_ERROR;
+    }
+}
+
+static MDB_val
+val_of(struct muster_bytes bytes)
+{
+    /* LMDB does not change what it is given; its type has no const. */
+    return (MDB_val){.mv_size = bytes.size, .mv_data = bytes.size ? (void *)(uintptr_t)bytes.data : (void *)""};
+}
+
+/* ---- the environment ------------------------------------------------------------------------------------------------
+ */
+
+static int
+open_tables(MDB_env *env, MDB_dbi tables[ENGINE_TABLES])
+{
+    MDB_txn *txn;
+    int i, rc;
+
+    rc = mdb_txn_begin(env, NULL, 0, &txn);
+    if (rc)
+        return rc;
+    for (i = 0; i < ENGINE_TABLES && rc == 0; i++)
+        rc = mdb_dbi_open(txn, table_names[i], MDB_CREATE, &tables[i]);
+    if (rc) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    return mdb_txn_commit(txn);
+}
+
+/* LMDB opens its data file once or twice, without O_CLOEXEC in some releases, and hands out only one of the
+ * descriptors: so look at all of the process.  Agents must not inherit them. */
+static int
+close_on_exec(MDB_env *env)
+{
+    struct stat data, other;
+    struct dirent *entry;
+    mdb_filehandle_t data_fd;
+    DIR *open_files;
+    int fd, rc;
+
+    rc = mdb_env_get_fd(env, &data_fd);
+    if (rc)
+        return rc;
+    if (fstat(data_fd, &data) != 0 || fcntl(data_fd, F_SETFD, FD_CLOEXEC) != 0)
+        return errno;
+    open_files = opendir("/proc/self/fd");
+    if (open_files == NULL)
+        return errno;
+    while ((entry = readdir(open_files)) != NULL) {
+        fd = atoi(entry->d_name); /* "." and ".." give 0, which is then looked at once more */
+        if (fstat(fd, &other) == 0 && other.st_dev == data.st_dev && other.st_ino == data.st_ino)
+            (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+    }
+    closedir(open_files);
+    return 0;
+}
+
+static int
+open_env(struct lmdb_engine *self)
+{
+    MDB_env *env = NULL;
+    MDB_envinfo info;
+    int dead, rc;
+
+    rc = mdb_env_create(&env);
+    if (rc)
+        return rc;
+    rc = mdb_env_set_mapsize(env, self->map_bytes);
+    if (rc == 0)
+        rc = mdb_env_set_maxreaders(env, MAX_READERS);
+    if (rc == 0)
+        rc = mdb_env_set_maxdbs(env, ENGINE_TABLES);
+    if (rc == 0)
+        rc = mdb_env_open(env, self->path, MDB_NOTLS, 0600);
+    if (rc == 0)
+        rc = close_on_exec(env);
+    if (rc == 0)
+        rc = mdb_reader_check(env, &dead);
+    if (rc == 0)
+        rc = open_tables(env, self->tables);
+    if (rc == 0)
+        rc = mdb_env_info(env, &info);
+    if (rc) {
+        mdb_env_close(env);
+        return rc;
+    }
+    self->map_bytes = info.me_mapsize; /* larger than asked for where the file is larger */
+    self->env = env;
+    return 0;
+}
+
+/* With the gate closed. */
+static void
+close_env(struct lmdb_engine *self)
+{
+    while (self->idle_count > 0)
+        mdb_txn_abort(self->idle[--self->idle_count]);
+    if (self->env)
+        mdb_env_close(self->env);
+    self->env = NULL;
+}
+
+static int
+reopen(struct lmdb_engine *self)
+{
+    int rc;
+
+    pthread_rwlock_wrlock(&self->gate);
+    close_env(self);
+    rc = open_env(self);
+    pthread_rwlock_unlock(&self->gate);
+    return rc;
+}
+
+/* A failed mmap leaves the environment without a map, so it is opened anew with the old size. */
+static int
+grow(struct lmdb_engine *self)
+{
+    int rc;
+
+    if (self->map_bytes >= MAP_MAX)
+        return ENOSPC;
+    pthread_rwlock_wrlock(&self->gate);
+    rc = mdb_env_set_mapsize(self->env, self->map_bytes * 2);
+    if (rc == 0) {
+        self->map_bytes *= 2;
+    } else {
+        close_env(self);
+        (void)open_env(self);
+    }
+    pthread_rwlock_unlock(&self->gate);
+    return rc;
+}
+
+/* ---- reading --------------------------------------------------------------------------------------------------------
+ */
+
+static MDB_txn *
+take_idle(struct lmdb_engine *self)
+{
+    MDB_txn *txn = NULL;
+
+    pthread_mutex_lock(&self->idle_lock);
+    if (self->idle_count > 0)
+        txn = self->idle[--self->idle_count];
+    pthread_mutex_unlock(&self->idle_lock);
+    return txn;
+}
+
+static void
+keep_idle(struct lmdb_engine *self, MDB_txn *txn)
+{
+    pthread_mutex_lock(&self->idle_lock);
+    if (self->idle_count == self->idle_capacity) {
+        self->idle_capacity = self->idle_capacity ? self->idle_capacity * 2 : 16;
+        self->idle = muster_realloc(self->idle, self->idle_capacity * sizeof(*self->idle));
+    }
+    self->idle[self->idle_count++] = txn;
+    pthread_mutex_unlock(&self->idle_lock);
+}
+
+static int
+begin_read(struct lmdb_engine *self, MDB_txn **out_txn)
+{
+    MDB_txn *txn;
+    int rc;
+
+    pthread_rwlock_rdlock(&self->gate);
+    if (self->env == NULL) {
+        pthread_rwlock_unlock(&self->gate);
+        return EIO;
+    }
+    txn = take_idle(self);
+    if (txn) {
+        rc = mdb_txn_renew(txn);
+        if (rc)
+            mdb_txn_abort(txn);
+    } else {
+        rc = mdb_txn_begin(self->env, NULL, MDB_RDONLY, &txn);
+    }
+    if (rc)
+        pthread_rwlock_unlock(&self->gate);
+    else
+        *out_txn = txn;
+    return rc;
+}
+
+static void
+end_read(struct lmdb_engine *self, MDB_txn *txn)
+{
+    mdb_txn_reset(txn);
+    keep_idle(self, txn);
+    pthread_rwlock_unlock(&self->gate);
+}
+
+static muster_err
+lmdb_get(struct muster_engine *engine, enum engine_table table, struct muster_bytes key, struct muster_buf *out)
+{
+    struct lmdb_engine *self = lmdb_of(engine);
+    MDB_val wanted = val_of(key), value;
+    MDB_txn *txn;
+    int rc;
+
+    rc = begin_read(self, &txn);
+    if (rc)
+        return translate(rc);
+    rc = mdb_get(txn, self->tables[table], &wanted, &value);
+    if (rc == 0)
+        muster_buf_add(out, value.mv_data, value.mv_size);
+    end_read(self, txn);
+    return translate(rc);
+}
+
+/* The first key that is above every key with this prefix; false when there is none. */
+static bool
+above_prefix(struct muster_bytes prefix, struct muster_buf *out)
+{
+    size_t size = prefix.size;
+
+    while (size > 0 && prefix.data[size - 1] == 0xff)
+        size--;
+    if (size == 0)
+        return false;
+    muster_buf_add(out, prefix.data, size);
+    out->data[size - 1] = (char)((uint8_t)out->data[size - 1] + 1);
+    return true;
+}
+
+/* Put the cursor before `bound`, or, where that is allowed, on it. */
+static int
+seek_down(MDB_cursor *cursor, struct muster_bytes bound, bool on_it, MDB_val *key, MDB_val *value)
+{
+    int rc;
+
+    *key = val_of(bound);
+    rc = mdb_cursor_get(cursor, key, value, MDB_SET_RANGE);
+    if (rc == MDB_NOTFOUND)
+        return mdb_cursor_get(cursor, key, value, MDB_LAST);
+    if (rc == 0 && !(on_it && bytes_compare(bytes_of(key->mv_data, key->mv_size), bound) == 0))
+        rc = mdb_cursor_get(cursor, key, value, MDB_PREV);
+    return rc;
+}
+
+static int
+seek_last(MDB_cursor *cursor, struct muster_bytes prefix, MDB_val *key, MDB_val *value)
+{
+    struct muster_buf bound = {0};
+    int rc;
+
+    if (above_prefix(prefix, &bound))
+        rc = seek_down(cursor, bytes_of(bound.data, bound.size), false, key, value);
+    else
+        rc = mdb_cursor_get(cursor, key, value, MDB_LAST);
+    muster_buf_free(&bound);
+    return rc;
+}
+
+static int
+seek(MDB_cursor *cursor, struct muster_bytes prefix, struct muster_bytes from, bool backward, MDB_val *key,
+     MDB_val *value)
+{
+    if (backward)
+        return from.size ? seek_down(cursor, from, true, key, value) : seek_last(cursor, prefix, key, value);
+    if (from.size == 0)
+        from = prefix;
+    if (from.size == 0)
+        return mdb_cursor_get(cursor, key, value, MDB_FIRST);
+    *key = val_of(from);
+    return mdb_cursor_get(cursor, key, value, MDB_SET_RANGE);
+}
+
+static muster_err
+lmdb_range(struct muster_engine *engine, enum engine_table table, struct muster_bytes prefix, struct muster_bytes from,
+           bool backward, engine_visit *visit, void *arg)
+{
+    struct lmdb_engine *self = lmdb_of(engine);
+    MDB_cursor_op step = backward ? MDB_PREV : MDB_NEXT;
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    MDB_txn *txn;
+    int rc;
+
+    rc = begin_read(self, &txn);
+    if (rc)
+        return translate(rc);
+    rc = mdb_cursor_open(txn, self->tables[table], &cursor);
+    if (rc)
+        goto out;
+    for (rc = seek(cursor, prefix, from, backward, &key, &value); rc == 0;
+         rc = mdb_cursor_get(cursor, &key, &value, step)) {
+        struct muster_bytes found = bytes_of(key.mv_data, key.mv_size);
+
+        if (!bytes_begin_with(found, prefix) || !visit(arg, found, bytes_of(value.mv_data, value.mv_size)))
+            break;
+    }
+    mdb_cursor_close(cursor);
+out:
+    end_read(self, txn);
+    return rc == MDB_NOTFOUND ? MUSTER_OK : translate(rc);
+}
+
+/* ---- writing --------------------------------------------------------------------------------------------------------
+ */
+
+static int
+expect(MDB_txn *txn, MDB_dbi table, const struct engine_change *change)
+{
+    MDB_val key = val_of(change->key), value;
+    int rc = mdb_get(txn, table, &key, &value);
+
+    if (rc == MDB_NOTFOUND)
+        return change->value.data == NULL ? 0 : MDB_KEYEXIST;
+    if (rc)
+        return rc;
+    if (change->value.data == NULL || bytes_compare(change->value, bytes_of(value.mv_data, value.mv_size)) != 0)
+        return MDB_KEYEXIST;
+    return 0;
+}
+
+static int
+put(MDB_txn *txn, MDB_dbi table, bool rising, const struct engine_change *change)
+{
+    MDB_val key = val_of(change->key), value = val_of(change->value);
+    int rc = MDB_KEYEXIST;
+
+    if (rising) /* fills pages whole; refused where the key is not the last one */
+        rc = mdb_put(txn, table, &key, &value, MDB_APPEND);
+    if (rc == MDB_KEYEXIST)
+        rc = mdb_put(txn, table, &key, &value, 0);
+    return rc;
+}
+
+static int
+apply(struct lmdb_engine *self, MDB_txn *txn, const struct engine_change *change)
+{
+    MDB_dbi table = self->tables[change->table];
+    MDB_val key = val_of(change->key);
+    int rc;
+
+    switch (change->verb) {
+    case ENGINE_PUT:
+        return put(txn, table, change->table == ENGINE_EVENTS, change);
+    case ENGINE_DELETE:
+        rc = mdb_del(txn, table, &key, NULL);
+        return rc == MDB_NOTFOUND ? 0 : rc;
+    case ENGINE_EXPECT:
+        return expect(txn, table, change);
+    }
+    return EINVAL;
+}
+
+static int
+commit_once(struct lmdb_engine *self, const struct engine_change *changes, size_t count)
+{
+    MDB_txn *txn;
+    size_t i;
+    int rc;
+
+    rc = self->env ? mdb_txn_begin(self->env, NULL, 0, &txn) : MDB_PANIC;
+    if (rc)
+        return rc;
+    for (i = 0; i < count && rc == 0; i++)
+        rc = apply(self, txn, &changes[i]);
+    if (rc) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    return mdb_txn_commit(txn);
+}
+
+/* LMDB reports a write that was cut short, as on a full disk, with EIO.  What the file says to growing by the size of
+ * the batch tells which it was; should it grow, the pages are used by the next commit. */
+static int
+explain_short_write(struct lmdb_engine *self, const struct engine_change *changes, size_t count)
+{
+    off_t need = 1 << 20;
+    struct stat file;
+    mdb_filehandle_t fd;
+    size_t i;
+    int rc;
+
+    for (i = 0; i < count; i++)
+        need += (off_t)(changes[i].key.size + changes[i].value.size);
+    if (self->env == NULL || mdb_env_get_fd(self->env, &fd) != 0 || fstat(fd, &file) != 0)
+        return EIO;
+    rc = posix_fallocate(fd, file.st_size, need);
+    return rc == ENOSPC || rc == EDQUOT || rc == EFBIG ? rc : EIO;
+}
+
+static muster_err
+lmdb_commit(struct muster_engine *engine, const struct engine_change *changes, size_t count)
+{
+    struct lmdb_engine *self = lmdb_of(engine);
+    bool reopened = false;
+    int rc;
+
+    for (;;) {
+        rc = commit_once(self, changes, count);
+        if (rc == MDB_MAP_FULL) {
+            rc = grow(self);
+        } else if (rc == MDB_PANIC && !reopened) {
+            reopened = true;
+            rc = reopen(self);
+        } else {
+            break;
+        }
+        if (rc)
+            break;
+    }
+    if (rc == EIO)
+        rc = explain_short_write(self, changes, count);
+    return translate(rc);
+}
+
+static void
+lmdb_size(struct muster_engine *engine, uint64_t *out_map_bytes, uint64_t *out_used_bytes)
+{
+    struct lmdb_engine *self = lmdb_of(engine);
+    uint64_t map_bytes = 0, used_bytes = 0;
+    MDB_envinfo info;
+    MDB_stat stat;
+
+    pthread_rwlock_rdlock(&self->gate);
+    if (self->env && mdb_env_info(self->env, &info) == 0 && mdb_env_stat(self->env, &stat) == 0) {
+        map_bytes = info.me_mapsize;
+        used_bytes = (uint64_t)(info.me_last_pgno + 1) * stat.ms_psize;
+    }
+    pthread_rwlock_unlock(&self->gate);
+    *out_map_bytes = map_bytes;
+    *out_used_bytes = used_bytes;
+}
+
+/* ---- birth and death ---- */
+
+static void
+lmdb_close(struct muster_engine *engine)
+{
+    struct lmdb_engine *self = lmdb_of(engine);
+
+    close_env(self);
+    if (self->lock_fd >= 0)
+        close(self->lock_fd);
+    pthread_rwlock_destroy(&self->gate);
+    pthread_mutex_destroy(&self->idle_lock);
+    free(self->idle);
+    free(self->path);
+    free(self);
+}
+
+/* Make the folder and those above it that are missing. */
+static int
+make_folder(const char *path)
+{
+    char *copy = muster_strdup(path);
+    char *slash;
+    int rc = 0;
+
+    for (slash = strchr(copy + 1, '/'); slash && rc == 0; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        if (mkdir(copy, 0700) != 0 && errno != EEXIST)
+            rc = errno;
+        *slash = '/';
+    }
+    if (rc == 0 && mkdir(copy, 0700) != 0 && errno != EEXIST)
+        rc = errno;
+    free(copy);
+    return rc;
+}
+
+/* The names of new files must be as durable as what is in them. */
+static int
+sync_folder(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = 0;
+
+    if (fd < 0)
+        return errno;
+    if (fsync(fd) != 0 && errno != EINVAL) /* a file system without it */
+        rc = errno;
+    close(fd);
+    return rc;
+}
+
+static void
+read_owner(int fd, char out_owner[32])
+{
+    ssize_t size = pread(fd, out_owner, 31, 0);
+
+    out_owner[size > 0 ? size : 0] = '\0';
+    out_owner[strcspn(out_owner, "\n")] = '\0';
+}
+
+static muster_err
+lock_folder(struct lmdb_engine *self, char *problem, size_t problem_size)
+{
+    char name[PATH_MAX], owner[32];
+
+    if ((size_t)snprintf(name, sizeof(name), "%s/lock", self->path) >= sizeof(name)) {
+        snprintf(problem, problem_size, "the name of the data folder is too long");
+        return MUSTER_STORAGE_ERROR;
+    }
+    self->lock_fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (self->lock_fd < 0) {
+        snprintf(problem, problem_size, "cannot open %s: %s", name, strerror(errno));
+        return errno == ENOSPC || errno == EDQUOT ? MUSTER_STORAGE_FULL : MUSTER_STORAGE_ERROR;
+    }
+    if (flock(self->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK) {
+            snprintf(problem, problem_size, "cannot lock %s: %s", name, strerror(errno));
+            return MUSTER_STORAGE_ERROR;
+        }
+        read_owner(self->lock_fd, owner);
+        snprintf(problem, problem_size, "the data folder %s is in use by another muster (process %s)", self->path,
+                 *owner ? owner : "unknown");
+        return MUSTER_CONFLICT;
+    }
+    /* Only for the message above, so a full disk does not matter. */
+    if (ftruncate(self->lock_fd, 0) == 0)
+        (void)dprintf(self->lock_fd, "%ld\n", (long)getpid());
+    return MUSTER_OK;
+}
+
+static struct lmdb_engine *
+new_engine(const char *path, uint64_t map_bytes)
+{
+    static const struct engine_class class = {lmdb_close, lmdb_get, lmdb_range, lmdb_commit, lmdb_size};
+    struct lmdb_engine *self = muster_alloc(sizeof(*self));
+    uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+    pthread_rwlockattr_t attributes;
+
+    self->base.class = &class;
+    self->path = muster_strdup(path);
+    self->lock_fd = -1;
+    if (map_bytes < MAP_MIN)
+        map_bytes = MAP_MIN;
+    self->map_bytes = (map_bytes + page_bytes - 1) / page_bytes * page_bytes;
+    /* A stream of readers must not keep the one who wants to grow the map waiting. */
+    pthread_rwlockattr_init(&attributes);
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&self->gate, &attributes);
+    pthread_rwlockattr_destroy(&attributes);
+    pthread_mutex_init(&self->idle_lock, NULL);
+    return self;
+}
+
+muster_err
+engine_lmdb_open(const char *path, uint64_t map_bytes, struct muster_engine **out_engine, char *problem,
+                 size_t problem_size)
+{
+    struct lmdb_engine *self = new_engine(path, map_bytes);
+    muster_err err;
+    int rc;
+
+    rc = make_folder(path);
+    if (rc) {
+        snprintf(problem, problem_size, "cannot make the data folder %s: %s", path, strerror(rc));
+        err = translate(rc);
+        goto out;
+    }
+    err = lock_folder(self, problem, problem_size);
+    if (err)
+        goto out;
+    rc = open_env(self);
+    if (rc == 0)
+        rc = sync_folder(path);
+    if (rc) {
+        snprintf(problem, problem_size, "cannot open the data folder %s: %s", path, mdb_strerror(rc));
+        err = rc == MDB_NOTFOUND ? MUSTER_STORAGE_ERROR : translate(rc);
+        goto out;
+    }
+    *out_engine = &self->base;
+    self = NULL;
+out:
+    if (self)
+        lmdb_close(&self->base);
+    return err;
+}

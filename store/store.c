@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* The store as a whole: opening, closing, its epoch, its running totals and its numbers for monitoring.
+ * Opening writes once, to reserve event numbers; closing writes once, to give back those that were not used. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "store/store.h"
+
+#define FORMAT 1 /* of the whole folder; a newer one is refused */
+
+static const char epoch_name[] = "epoch";
+static const char totals_name[] = "totals";
+
+static struct muster_bytes
+name_of(const char *name)
+{
+    return bytes_of(name, strlen(name));
+}
+
+/* ---- totals ---------------------------------------------------------------------------------------------------------
+ */
+
+void
+totals_write(const struct totals *totals, uint8_t out_bytes[TOTALS_SIZE])
+{
+    number_write(FORMAT, out_bytes);
+    number_write(totals->reserved, out_bytes + 8);
+    number_write(totals->oldest, out_bytes + 16);
+    number_write(totals->jobs, out_bytes + 24);
+    number_write(totals->events, out_bytes + 32);
+    number_write(totals->event_bytes, out_bytes + 40);
+}
+
+static bool
+totals_read(const struct muster_buf *bytes, struct totals *out_totals)
+{
+    const uint8_t *data = (const uint8_t *)bytes->data;
+
+    if (bytes->size != TOTALS_SIZE || number_read(data) != FORMAT)
+        return false;
+    *out_totals = (struct totals){
+        .reserved = number_read(data + 8),
+        .oldest = number_read(data + 16),
+        .jobs = number_read(data + 24),
+        .events = number_read(data + 32),
+        .event_bytes = number_read(data + 40),
+    };
+    return out_totals->reserved >= 1 && out_totals->reserved < INT64_MAX - LOG_RESERVE;
+}
+
+struct engine_change
+totals_change(const uint8_t bytes[TOTALS_SIZE])
+{
+    return (struct engine_change){ENGINE_PUT, ENGINE_META, name_of(totals_name), bytes_of(bytes, TOTALS_SIZE)};
+}
+
+void
+totals_reserve(struct muster_store *store, struct totals *totals)
+{
+    int64_t next = atomic_load(&store->next);
+
+    if (totals->reserved - next < LOG_RESERVE / 2)
+        totals->reserved = next + LOG_RESERVE;
+}
+
+void
+totals_adopt(struct muster_store *store, const struct totals *totals)
+{
+    pthread_mutex_lock(&store->lock);
+    store->totals = *totals;
+    store->commits++;
+    pthread_mutex_unlock(&store->lock);
+    atomic_store(&store->limit, totals->reserved);
+}
+
+/* ---- opening ---- */
+
+static muster_err
+load_epoch(struct muster_store *store)
+{
+    struct muster_buf found = {0};
+    uint8_t random[EPOCH_SIZE / 2];
+    muster_err err;
+
+    err = store->engine->class->get(store->engine, ENGINE_META, name_of(epoch_name), &found);
+    if (err == MUSTER_NOT_FOUND) {
+        muster_random(random, sizeof(random));
+        muster_hex(random, sizeof(random), store->epoch);
+        err = MUSTER_OK;
+    } else if (err == MUSTER_OK && found.size != EPOCH_SIZE) {
+        err = MUSTER_STORAGE_ERROR;
+    } else if (err == MUSTER_OK) {
+        memcpy(store->epoch, found.data, EPOCH_SIZE);
+    }
+    muster_buf_free(&found);
+    return err;
+}
+
+static muster_err
+load_totals(struct muster_store *store)
+{
+    struct muster_buf found = {0};
+    muster_err err;
+
+    err = store->engine->class->get(store->engine, ENGINE_META, name_of(totals_name), &found);
+    if (err == MUSTER_NOT_FOUND) {
+        store->totals = (struct totals){.reserved = 1, .oldest = 1};
+        err = MUSTER_OK;
+    } else if (err == MUSTER_OK && !totals_read(&found, &store->totals)) {
+        err = MUSTER_STORAGE_ERROR;
+    }
+    muster_buf_free(&found);
+    return err;
+}
+
+/* Everything below totals.reserved may have been given out before, so numbering goes on there.  No number may leave
+ * before the new reserve is on disk. */
+static muster_err
+reserve_first(struct muster_store *store)
+{
+    struct totals totals = store->totals;
+    uint8_t bytes[TOTALS_SIZE];
+    struct engine_change changes[2];
+    muster_err err;
+
+    atomic_store(&store->next, totals.reserved);
+    totals_reserve(store, &totals);
+    totals_write(&totals, bytes);
+    changes[0] = totals_change(bytes);
+    changes[1] = (struct engine_change){ENGINE_PUT, ENGINE_META, name_of(epoch_name), name_of(store->epoch)};
+    err = store->engine->class->commit(store->engine, changes, 2);
+    if (err == MUSTER_OK)
+        totals_adopt(store, &totals);
+    return err;
+}
+
+static muster_err
+load(struct muster_store *store)
+{
+    muster_err err;
+
+    err = muster_crypto_init();
+    if (err == MUSTER_OK)
+        err = load_epoch(store);
+    if (err == MUSTER_OK)
+        err = load_totals(store);
+    if (err == MUSTER_OK)
+        err = reserve_first(store);
+    return err;
+}
+
+static void
+free_store(struct muster_store *store)
+{
+    store->engine->class->close(store->engine);
+    pthread_mutex_destroy(&store->lock);
+    free(store);
+}
+
+muster_err
+muster_store_on_engine(struct muster_engine **engine_p, const struct store_options *options,
+                       struct muster_store **out_store)
+{
+    struct muster_store *store = muster_alloc(sizeof(*store));
+    muster_err err;
+
+    store->engine = *engine_p;
+    *engine_p = NULL;
+    store->options = *options;
+    pthread_mutex_init(&store->lock, NULL);
+    err = load(store);
+    if (err) {
+        free_store(store);
+        return err;
+    }
+    *out_store = store;
+    return MUSTER_OK;
+}
+
+muster_err
+muster_store_open(const char *path, const struct store_options *options, struct muster_store **out_store, char *problem,
+                  size_t problem_size)
+{
+    struct muster_engine *engine = NULL;
+    muster_err err;
+
+    err = engine_lmdb_open(path, (uint64_t)options->map_size, &engine, problem, problem_size);
+    if (err)
+        return err;
+    err = muster_store_on_engine(&engine, options, out_store);
+    if (err)
+        snprintf(problem, problem_size, "cannot use the data folder %s: %s", path,
+                 err == MUSTER_STORAGE_FULL ? muster_err_text(err)
+                                            : "it is damaged, or was written by a newer version of muster");
+    return err;
+}
+
+void
+muster_store_close(struct muster_store **store_p)
+{
+    struct muster_store *store = *store_p;
+    uint8_t bytes[TOTALS_SIZE];
+    struct engine_change change;
+    struct totals totals;
+
+    *store_p = NULL;
+    if (store == NULL)
+        return;
+    /* Give unused numbers back.  Should that fail, the next opening leaves them out: a gap, nothing worse. */
+    totals = store->totals;
+    totals.reserved = atomic_load(&store->next);
+    totals_write(&totals, bytes);
+    change = totals_change(bytes);
+    (void)store->engine->class->commit(store->engine, &change, 1);
+    free_store(store);
+}
+
+/* ---- looking ---- */
+
+const char *
+muster_store_epoch(const struct muster_store *store)
+{
+    return store->epoch;
+}
+
+void
+muster_store_stats(struct muster_store *store, struct muster_store_stats *out_stats)
+{
+    struct muster_store_stats stats;
+
+    pthread_mutex_lock(&store->lock);
+    stats.jobs = (size_t)store->totals.jobs;
+    stats.events = (size_t)store->totals.events;
+    stats.commits = store->commits;
+    pthread_mutex_unlock(&store->lock);
+    stats.last_seq = atomic_load(&store->next) - 1;
+    store->engine->class->size(store->engine, &stats.map_bytes, &stats.used_bytes);
+    *out_stats = stats;
+}
