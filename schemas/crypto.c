@@ -2,6 +2,8 @@
 /* Ids, digests and random bytes, all on libsodium.  Any thread; only parsing can fail. */
 #include "schemas/muster_crypto.h"
 
+#include <pthread.h>
+
 #include <sodium.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -9,9 +11,19 @@
 #define ID_COUNTER_BITS 12
 #define ID_BACK_MS 1000 /* a clock that went back further than this starts a new order */
 
+/* A generator in the process, seeded by the kernel: an id costs no system call. */
+static void
+choose_generator(void)
+{
+    (void)randombytes_set_implementation(&randombytes_internal_implementation);
+}
+
 muster_err
 muster_crypto_init(void)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT; /* libsodium keeps the choice in a global */
+
+    (void)pthread_once(&once, choose_generator);
     return sodium_init() < 0 ? MUSTER_INTERNAL_ERROR : MUSTER_OK;
 }
 

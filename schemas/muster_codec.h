@@ -44,11 +44,11 @@ struct muster_principal {
 /* First part of every message.  On the wire one msgpack array:
  * [version, type, id, reply address, deadline, trace, [key, name, limit, left, reset, window], body map]. */
 struct muster_envelope {
-    const char *type;         /* wire name */
-    int64_t id;               /* the sender's number for the request; answers carry it back */
-    const char *reply_to;     /* address that the answer goes to; "" none */
-    int64_t deadline_ms;      /* unix ms after which nobody waits any more; 0 none */
-    const char *trace;        /* request id that follows the work through logs; "" none */
+    const char *type;     /* wire name */
+    int64_t id;           /* the sender's number for the request; answers carry it back */
+    const char *reply_to; /* address that the answer goes to; "" none */
+    int64_t deadline_ms;  /* unix ms after which nobody waits any more; 0 none */
+    const char *trace;    /* request id that follows the work through logs; "" none */
     struct muster_principal principal;
     struct muster_bytes body; /* points into the frame it was decoded from */
 };

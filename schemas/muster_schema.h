@@ -80,9 +80,9 @@ struct muster_field {
     enum muster_need need;
     int64_t lo, hi;
     size_t offset;
-    const struct muster_type *sub;   /* ONE and MANY */
+    const struct muster_type *sub;    /* ONE and MANY */
     const struct muster_enum *choice; /* CHOICE */
-    const char *initial;             /* options: the default as it would be written; else NULL */
+    const char *initial;              /* options: the default as it would be written; else NULL */
     const char *doc;
 };
 struct muster_type {
@@ -100,6 +100,8 @@ const char *muster_enum_wire(const struct muster_enum *enumeration, int value);
 /* The value of a wire text; 0 when unknown. */
 int muster_enum_value(const struct muster_enum *enumeration, const char *wire);
 
+/* The order of these includes is their meaning. */
+/* clang-format off */
 #include "schemas/pass_struct.h"
 
 #include "schemas/enums.def"
@@ -117,6 +119,7 @@ int muster_enum_value(const struct muster_enum *enumeration, const char *wire);
 #include "schemas/messages.def"
 #include "schemas/options.def"
 #include "schemas/pass_end.h"
+/* clang-format on */
 
 /* ---- the tables, for describe, codecs and tests ---- */
 

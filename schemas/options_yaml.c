@@ -83,7 +83,7 @@ write_error(const struct options_reader *reader, yaml_mark_t mark, const struct 
     if (reader->error == NULL)
         return;
     rows_path_text(path, field, sizeof field);
-    (void)snprintf(reader->error->text, sizeof reader->error->text, "%.400s:%zu:%zu: %s%s%s", reader->name,
+    (void)snprintf(reader->error->text, sizeof reader->error->text, "%.300s:%zu:%zu: %s%s%.400s", reader->name,
                    mark.line + 1, mark.column + 1, field, field[0] ? ": " : "", message);
 }
 
