@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* log: numbers live events, publishes all events in one order, and has them written.
+ *
+ * What an agent says comes here first: its events, and behind them the report of its end, which goes on to the queue.
+ * Live events are published at once and sent to the store a few milliseconds later, many together, so a sync in flight
+ * never delays a chunk.  Durable events come back from the store when they are on disk and are published then.  Since
+ * all publishing happens here, and a job's end comes by way of this mailbox behind the job's own events, subscribers
+ * see each job's events in the order of their numbers.
+ *
+ * Persists nothing itself; on restart there is nothing to rebuild.  Mailbox full: agents keep their events and try
+ * again. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "actors/muster_actor.h"
+#include "actors/outbox.h"
+
+#define FLUSH_MS 5            /* live events are sent to the store after at most this */
+#define FLUSH_BYTES (1 << 18) /* or when so many bytes wait */
+
+enum { TIMER_FLUSH = 1, TIMER_OUTBOX };
+
+struct log_actor {
+    struct muster_ctx *ctx;     /* borrowed; outlives us */
+    struct muster_arena *arena; /* copies of the events that wait for the store */
+    struct event *pending;      /* those, in order */
+    size_t count, capacity;     /* of pending */
+    size_t bytes;               /* of their bodies */
+    int64_t last_seq;           /* highest number published */
+    struct outbox outbox;       /* towards store and queue */
+};
+
+static muster_err
+log_init(void *state, struct muster_ctx *ctx, const void *config)
+{
+    struct log_actor *self = state;
+
+    (void)config;
+    self->ctx = ctx;
+    self->arena = muster_arena_new();
+    outbox_init(&self->outbox);
+    return MUSTER_OK;
+}
+
+static void
+flush(struct log_actor *self, const struct store_answer *answer)
+{
+    struct store_commit commit = {
+        .events = {self->pending, self->count},
+        .answers = {answer, answer ? 1 : 0},
+    };
+
+    muster_timer_end(self->ctx, TIMER_FLUSH);
+    if (self->count == 0 && answer == NULL)
+        return;
+    outbox_tell(&self->outbox, self->ctx, MUSTER_STORE, &store_commit_type, &commit);
+    if (outbox_waiting(&self->outbox))
+        muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
+    muster_arena_clear(self->arena);
+    self->count = self->bytes = 0;
+}
+
+static void
+log_fini(void *state)
+{
+    struct log_actor *self = state;
+
+    flush(self, NULL);
+    outbox_fini(&self->outbox);
+    muster_arena_free(&self->arena);
+    free(self->pending);
+}
+
+/* Keep a copy of the event until the next flush. */
+static void
+keep(struct log_actor *self, const struct event *event)
+{
+    struct event *copy;
+    uint8_t *body;
+
+    if (self->count == self->capacity) {
+        self->capacity = self->capacity ? 2 * self->capacity : 64;
+        self->pending = muster_realloc(self->pending, self->capacity * sizeof *self->pending);
+    }
+    copy = &self->pending[self->count++];
+    *copy = *event;
+    copy->type = muster_arena_str(self->arena, event->type, strlen(event->type));
+    copy->team = muster_arena_str(self->arena, event->team, strlen(event->team));
+    copy->trace = event->trace ? muster_arena_str(self->arena, event->trace, strlen(event->trace)) : NULL;
+    body = muster_arena_alloc(self->arena, event->body.size);
+    memcpy(body, event->body.data, event->body.size);
+    copy->body.data = body;
+    self->bytes += event->body.size;
+}
+
+static void
+publish(struct log_actor *self, const struct event *event)
+{
+    if (event->seq > self->last_seq)
+        self->last_seq = event->seq;
+    muster_publish_event(self->ctx, event);
+}
+
+MUSTER_ON(log_actor, log_append);
+static muster_err
+on_log_append(struct log_actor *self, const struct log_append *in)
+{
+    size_t i;
+
+    for (i = 0; i < in->entries.count; i++) {
+        const struct log_entry *entry = &in->entries.items[i];
+        struct event event = {
+            .seq = muster_log_number(muster_ctx_store(self->ctx)),
+            .at_ms = entry->at_ms,
+            .type = entry->type,
+            .team = entry->team,
+            .job = entry->job,
+            .attempt = entry->attempt,
+            .trace = entry->trace,
+            .body = entry->body,
+        };
+
+        publish(self, &event);
+        keep(self, &event);
+    }
+    if (self->bytes >= FLUSH_BYTES)
+        flush(self, NULL);
+    else if (self->count == in->entries.count)
+        muster_timer_in(self->ctx, FLUSH_MS, TIMER_FLUSH);
+    return MUSTER_OK;
+}
+
+MUSTER_ON(log_actor, log_publish);
+static muster_err
+on_log_publish(struct log_actor *self, const struct log_publish *in)
+{
+    size_t i;
+
+    for (i = 0; i < in->events.count; i++)
+        publish(self, &in->events.items[i]);
+    return MUSTER_OK;
+}
+
+MUSTER_ON(log_actor, log_report);
+static muster_err
+on_log_report(struct log_actor *self, const struct log_report *in)
+{
+    flush(self, NULL);
+    outbox_tell(&self->outbox, self->ctx, MUSTER_QUEUE, &queue_report_type, in->report);
+    if (outbox_waiting(&self->outbox))
+        muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
+    return MUSTER_OK;
+}
+
+MUSTER_ON(log_actor, log_flush);
+static muster_err
+on_log_flush(struct log_actor *self, const struct log_flush *in)
+{
+    struct muster_caller *caller = muster_caller_keep(self->ctx);
+    struct store_committed committed = {.seq = self->last_seq};
+    struct muster_buf ok = {0};
+    struct store_answer answer;
+
+    (void)in;
+    muster_caller_pack(caller, &store_committed_type, &committed, &ok);
+    answer = (struct store_answer){
+        .to = muster_caller_address(caller),
+        .ok = {(const uint8_t *)ok.data, ok.size},
+    };
+    flush(self, answer.to[0] ? &answer : NULL);
+    muster_buf_free(&ok);
+    muster_caller_free(&caller);
+    return MUSTER_OK;
+}
+
+static void
+on_timer(void *state, uint64_t key)
+{
+    struct log_actor *self = state;
+
+    if (key == TIMER_FLUSH) {
+        flush(self, NULL);
+    } else {
+        outbox_push(&self->outbox, self->ctx);
+        if (outbox_waiting(&self->outbox))
+            muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
+    }
+}
+
+static const struct muster_handler handlers[] = {
+    MUSTER_ROW(log_append), MUSTER_ROW(log_publish), MUSTER_ROW(log_report), MUSTER_ROW(log_flush), {NULL, NULL},
+};
+
+const struct muster_actor_class muster_log_class = {
+    .name = "log",
+    .size = sizeof(struct log_actor),
+    .mailbox = 65536,
+    .init = log_init,
+    .fini = log_fini,
+    .handlers = handlers,
+    .timer = on_timer,
+};

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* What actors publish on the board for readers on other threads, and how to read it.
+ *
+ * All objects are immutable; take, read, release. */
+#ifndef MUSTER_SNAPSHOTS_H
+#define MUSTER_SNAPSHOTS_H
+
+#include "actors/muster_actor.h"
+
+/* ---- keys: published by auth under MUSTER_KEYS_BOARD after each change ---- */
+#define MUSTER_KEYS_BOARD "keys"
+struct muster_keys; /* all keys that exist, revoked ones too */
+/* The live key with this secret: not revoked, not expired at `now_ms`.  The time it takes does not depend on how much
+ * of a digest matches.  MUSTER_UNAUTHORIZED with *out_reason "Invalid API key", "API key expired" or "API key revoked".
+ * *out_key lives as long as the notice. */
+muster_err muster_keys_check(const struct muster_keys *keys, const char *secret, int64_t now_ms,
+                             const struct key **out_key, const char **out_reason);
+/* All of them, oldest first. */
+size_t muster_keys_count(const struct muster_keys *keys);
+const struct key *muster_keys_at(const struct muster_keys *keys, size_t index);
+
+/* ---- queue: published by the queue under MUSTER_QUEUE_BOARD and MUSTER_QUEUE_BOARD "/<team>" after each batch ---- */
+#define MUSTER_QUEUE_BOARD "queue"
+struct muster_queue_view {
+    int64_t queued; /* waiting, retries included */
+    int64_t running;
+    int64_t max_running;
+    int64_t completed; /* since the daemon started */
+    int64_t failed;
+    int64_t cancelled;
+    int64_t mean_ms; /* mean duration of recent jobs; 0: none yet */
+    bool draining;   /* starts no more jobs */
+};
+
+/* ---- agents: published by each under MUSTER_AGENT_PREFIX "<team>" when a process changes ---- */
+#define MUSTER_VIEW_PROCESSES 64
+struct muster_process_view {
+    int64_t pid; /* 0: the driver needs none */
+    enum process_state state;
+    int64_t started_ms;
+    int64_t turns;
+    char session[64]; /* the agent's own name for its session; "" none yet */
+};
+struct muster_agent_view {
+    size_t count; /* of processes, at most MUSTER_VIEW_PROCESSES are shown */
+    struct muster_process_view processes[MUSTER_VIEW_PROCESSES];
+    char problem[512]; /* last thing that went wrong with a process; "" nothing */
+    int64_t problem_ms;
+};
+
+#endif

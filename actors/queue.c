@@ -1,0 +1,718 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* queue: takes jobs, has agents do them, and brings each to exactly one end.
+ *
+ * A job's way: PHASE_SUBMIT (being written) -> PHASE_WAIT -> PHASE_RUN -> PHASE_FINISH (its end being written) -> gone
+ * from memory; a failed attempt that may be repeated goes PHASE_RUN -> PHASE_DELAY -> PHASE_WAIT.  A report counts only
+ * for the attempt that is running, so nothing is finished twice.
+ *
+ * Persists a job before it is accepted, its attempt when it starts, and its end before anybody is told of it.  On
+ * restart every job that is not final is read back and waits again; one that was running goes first, and resumes its
+ * agent's session.  A commit that fails for want of room is refused to the submitter; an end is written again until it
+ * is on disk. Mailbox full: submits are refused; reports are tried again by the log. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "actors/muster_actor.h"
+#include "actors/muster_journal.h"
+#include "actors/muster_snapshots.h"
+#include "actors/queue_record.h"
+
+#define COMMIT_PAUSE_MS 1000 /* before an end that could not be written is tried again */
+#define OVERDUE_MS 60000     /* an agent may be so late with its report before the attempt counts as lost */
+
+struct queue_actor {
+    struct muster_ctx *ctx;               /* borrowed; outlives us */
+    struct queue_table table;             /* all jobs that are not final */
+    int64_t completed, failed, cancelled; /* since the start */
+    bool draining;                        /* starts no more jobs */
+    int64_t parked;                       /* jobs put aside by the drain */
+    struct muster_caller *drain;          /* waits for running jobs to be gone */
+    bool dirty;                           /* views are to be published */
+};
+
+static void finish(struct queue_actor *self, struct queue_job *job, const struct queue_report *report);
+static void dispatch(struct queue_actor *self);
+
+/* ---- birth: read back what a former life left ---- */
+
+struct recovery {
+    struct queue_actor *self;
+    struct job *jobs;
+    size_t count, capacity;
+    struct muster_arena *arena;
+};
+
+static bool
+collect(void *arg, const void *record, struct muster_arena *arena)
+{
+    struct recovery *recovery = arg;
+    const struct job *found = record;
+    struct job *kept;
+
+    (void)arena;
+    if (recovery->count == recovery->capacity) {
+        recovery->capacity = recovery->capacity ? 2 * recovery->capacity : 64;
+        recovery->jobs = muster_realloc(recovery->jobs, recovery->capacity * sizeof *recovery->jobs);
+    }
+    kept = &recovery->jobs[recovery->count++];
+    *kept = (struct job){
+        .id = found->id,
+        .team = muster_arena_str(recovery->arena, found->team, strlen(found->team)),
+        .state = found->state,
+        .priority = found->priority,
+        .created_ms = found->created_ms,
+        .started_ms = found->started_ms,
+        .not_before_ms = found->not_before_ms,
+        .timeout_ms = found->timeout_ms,
+        .attempt = found->attempt,
+        .failures = found->failures,
+        .max_attempts = found->max_attempts,
+    };
+    if (found->session)
+        kept->session = muster_arena_str(recovery->arena, found->session, strlen(found->session));
+    if (found->trace)
+        kept->trace = muster_arena_str(recovery->arena, found->trace, strlen(found->trace));
+    if (found->usage) {
+        struct usage *usage = muster_arena_alloc(recovery->arena, sizeof *usage);
+
+        *usage = *found->usage;
+        kept->usage = usage;
+    }
+    return true;
+}
+
+/* Jobs that had begun go on before those that had not; otherwise in the order of their ids. */
+static int
+by_age(const void *a, const void *b)
+{
+    const struct job *left = a, *right = b;
+    bool left_begun = left->state == job_state_RUNNING || left->state == job_state_PARKED;
+    bool right_begun = right->state == job_state_RUNNING || right->state == job_state_PARKED;
+
+    if (left_begun != right_begun)
+        return left_begun ? -1 : 1;
+    return memcmp(left->id.bytes, right->id.bytes, sizeof left->id.bytes);
+}
+
+static void
+restore(struct queue_actor *self, const struct job *record)
+{
+    struct queue_team *team = queue_team_find(&self->table, record->team);
+    struct queue_job *job = queue_job_add(&self->table, team, record);
+    int64_t now_ms = muster_now_ms(self->ctx);
+
+    job->waiting_since_ms = job->created_ms;
+    if (record->state == job_state_RETRYING && record->not_before_ms > now_ms) {
+        queue_job_enter(&self->table, job, PHASE_DELAY, false);
+        muster_timer_in(self->ctx, record->not_before_ms - now_ms, (uint64_t)(uintptr_t)job);
+        return;
+    }
+    job->state = job_state_QUEUED;
+    queue_job_enter(&self->table, job, PHASE_WAIT, false);
+}
+
+static muster_err
+recover(struct queue_actor *self)
+{
+    static const enum job_state open_states[] = {job_state_QUEUED, job_state_RUNNING, job_state_WAITING,
+                                                 job_state_RETRYING, job_state_PARKED};
+    struct recovery recovery = {.self = self, .arena = muster_arena_new()};
+    muster_err err = MUSTER_OK;
+    size_t i;
+
+    for (i = 0; i < sizeof open_states / sizeof *open_states && !err; i++)
+        err = muster_store_walk(muster_ctx_store(self->ctx), &job_type, "job_by_state",
+                                muster_enum_wire(&job_state_enum, (int)open_states[i]), MUSTER_OLDEST_FIRST, collect,
+                                &recovery);
+    if (!err && recovery.count > 0) {
+        qsort(recovery.jobs, recovery.count, sizeof *recovery.jobs, by_age);
+        for (i = 0; i < recovery.count; i++)
+            queue_team_get(&self->table, recovery.jobs[i].team);
+        for (i = 0; i < recovery.count; i++)
+            restore(self, &recovery.jobs[i]);
+        muster_journal_say(muster_ctx_journal(self->ctx), INFO, "queue-recovered", "Jobs of a former life wait again.",
+                           MUSTER_SAY_NUMBER("jobs", (int64_t)recovery.count));
+    }
+    free(recovery.jobs);
+    muster_arena_free(&recovery.arena);
+    return err;
+}
+
+static muster_err
+queue_init(void *state, struct muster_ctx *ctx, const void *config)
+{
+    struct queue_actor *self = state;
+
+    (void)config;
+    self->ctx = ctx;
+    self->dirty = true;
+    queue_table_init(&self->table, muster_ctx_options(ctx));
+    return recover(self);
+}
+
+static void
+queue_fini(void *state)
+{
+    struct queue_actor *self = state;
+
+    muster_caller_free(&self->drain);
+    queue_table_fini(&self->table);
+}
+
+/* ---- starting jobs ---- */
+
+/* Read what stays the same from the store, give it what has changed, and hand it to the agent. */
+static muster_err
+start(struct queue_actor *self, struct queue_job *job)
+{
+    struct job *record = muster_arena_alloc(muster_ctx_arena(self->ctx), sizeof *record);
+    struct agent_run run;
+    muster_err err;
+
+    err = queue_record_read(self->ctx, job, muster_ctx_arena(self->ctx), record);
+    if (err)
+        return err;
+    run = (struct agent_run){
+        .job = job->id,
+        .attempt = job->attempt + 1,
+        .prompt = record->prompt,
+        .session = job->session,
+        .timeout_ms = job->timeout_ms,
+        .trace = job->trace,
+    };
+    err = muster_tell(self->ctx, job->team->address, &agent_run_type, &run);
+    if (err)
+        return err;
+    job->attempt++;
+    job->state = job_state_RUNNING;
+    job->started_ms = muster_now_ms(self->ctx);
+    queue_record_apply(job, record);
+    queue_record_note(self->ctx, record); /* when this one write is lost, a restart runs the attempt again: allowed */
+    queue_job_enter(&self->table, job, PHASE_RUN, false);
+    muster_timer_in(self->ctx, job->timeout_ms + OVERDUE_MS, (uint64_t)(uintptr_t)job);
+    return MUSTER_OK;
+}
+
+static void
+dispatch(struct queue_actor *self)
+{
+    int64_t max_running = muster_ctx_options(self->ctx)->queue->max_running;
+    struct queue_job *job;
+
+    while (!self->draining && self->table.running < max_running) {
+        muster_err err;
+
+        job = queue_next(&self->table, muster_now_ms(self->ctx));
+        if (job == NULL)
+            return;
+        err = start(self, job);
+        if (err == MUSTER_OVERLOADED || err == MUSTER_NOT_FOUND) {
+            job->team->address = NULL; /* its agent is being restarted, and will say when it is ready */
+        } else if (err) {
+            struct queue_report report = {.state = job_state_FAILED,
+                                          .code = muster_err_code(err),
+                                          .message = "the job could not be read back from the store"};
+
+            finish(self, job, &report);
+        }
+    }
+}
+
+/* ---- ends ---- */
+
+static void
+tell_waiters(struct queue_actor *self, struct queue_job *job)
+{
+    struct queue_finished finished = {.job = job->final};
+    struct queue_cancelled cancelled = {.job = job->id, .state = job->state, .was_running = job->was_running};
+
+    while (job->waiters) {
+        struct queue_waiter *waiter = job->waiters;
+
+        job->waiters = waiter->next;
+        muster_caller_answer(self->ctx, &waiter->caller, MUSTER_OK,
+                             waiter->cancel ? &queue_cancelled_type : &queue_finished_type,
+                             waiter->cancel ? (const void *)&cancelled : (const void *)&finished);
+        free(waiter);
+    }
+}
+
+static void
+commit_end(struct queue_actor *self, struct queue_job *job)
+{
+    if (muster_tell(self->ctx, MUSTER_STORE, &store_commit_type, &job->commit))
+        muster_timer_in(self->ctx, COMMIT_PAUSE_MS, (uint64_t)(uintptr_t)job);
+}
+
+static void
+count_end(struct queue_actor *self, struct queue_job *job)
+{
+    int64_t duration_ms = job->finished_ms - job->started_ms;
+
+    switch (job->state) {
+    case job_state_COMPLETED:
+        self->completed++;
+        job->team->completed++;
+        job->team->mean_ms += job->team->mean_ms ? (duration_ms - job->team->mean_ms) / 8 : duration_ms;
+        if (job->team->mean_ms < 1)
+            job->team->mean_ms = 1;
+        break;
+    case job_state_CANCELLED:
+        self->cancelled++;
+        job->team->cancelled++;
+        break;
+    default:
+        self->failed++;
+        job->team->failed++;
+    }
+}
+
+/* Bring the job to its end: completed, failed or cancelled. */
+static void
+finish(struct queue_actor *self, struct queue_job *job, const struct queue_report *report)
+{
+    muster_timer_end(self->ctx, (uint64_t)(uintptr_t)job);
+    job->state = report->state;
+    job->finished_ms = muster_now_ms(self->ctx);
+    count_end(self, job);
+    queue_job_enter(&self->table, job, PHASE_FINISH, false);
+    queue_record_end(self->ctx, job, report);
+    commit_end(self, job);
+}
+
+static int64_t
+retry_pause_ms(struct queue_actor *self, const struct queue_job *job, int64_t told_ms)
+{
+    const struct queue_options *options = muster_ctx_options(self->ctx)->queue;
+    int64_t pause_ms = options->retry_delay, i;
+
+    for (i = 1; i < job->failures && pause_ms < options->max_retry_delay; i++)
+        pause_ms *= 2;
+    if (pause_ms > options->max_retry_delay)
+        pause_ms = options->max_retry_delay;
+    pause_ms = pause_ms * 3 / 4 + (int64_t)muster_random_below((uint32_t)(pause_ms / 2 + 1)); /* 75 to 125 percent */
+    return told_ms > pause_ms ? told_ms : pause_ms;
+}
+
+static void
+retry_later(struct queue_actor *self, struct queue_job *job, const struct queue_report *report)
+{
+    int64_t pause_ms = retry_pause_ms(self, job, report->retry_after_ms);
+
+    job->state = job_state_RETRYING;
+    job->not_before_ms = muster_now_ms(self->ctx) + pause_ms;
+    queue_job_enter(&self->table, job, PHASE_DELAY, false);
+    muster_timer_in(self->ctx, pause_ms, (uint64_t)(uintptr_t)job);
+    queue_record_retry(self->ctx, job, report, pause_ms);
+}
+
+static void
+park(struct queue_actor *self, struct queue_job *job)
+{
+    muster_timer_end(self->ctx, (uint64_t)(uintptr_t)job);
+    job->state = job_state_PARKED;
+    self->parked++;
+    queue_job_enter(&self->table, job, PHASE_WAIT, true);
+    queue_record_park(self->ctx, job);
+}
+
+static void
+add_usage(struct usage *sum, const struct usage *more)
+{
+    if (more == NULL)
+        return;
+    sum->input_tokens += more->input_tokens;
+    sum->output_tokens += more->output_tokens;
+    sum->cache_read_tokens += more->cache_read_tokens;
+    sum->cache_write_tokens += more->cache_write_tokens;
+    sum->cost_usd += more->cost_usd;
+    sum->turns += more->turns;
+}
+
+static void
+replace(char **text_p, const char *text)
+{
+    free(*text_p);
+    *text_p = text && *text ? muster_strdup(text) : NULL;
+}
+
+/* What an attempt came to. */
+static void
+conclude(struct queue_actor *self, struct queue_job *job, const struct queue_report *report)
+{
+    muster_err code = report->code ? muster_err_from_code(report->code) : MUSTER_INTERNAL_ERROR;
+
+    add_usage(&job->usage, report->usage);
+    replace(&job->session, report->session);
+    if (report->state == job_state_PARKED && job->cancelled_by == NULL) {
+        park(self, job);
+    } else if (report->state == job_state_FAILED && job->cancelled_by == NULL) {
+        job->failures++;
+        if (muster_err_retryable(code) && job->failures < job->max_attempts)
+            retry_later(self, job, report);
+        else
+            finish(self, job, report);
+    } else if (report->state == job_state_COMPLETED) {
+        finish(self, job, report);
+    } else {
+        struct queue_report cancelled = *report;
+
+        cancelled.state = job_state_CANCELLED;
+        finish(self, job, &cancelled);
+    }
+}
+
+MUSTER_ON(queue_actor, queue_report);
+static muster_err
+on_queue_report(struct queue_actor *self, const struct queue_report *in)
+{
+    struct queue_job *job = queue_job_find(&self->table, &in->job);
+
+    if (job == NULL || job->phase != PHASE_RUN || job->attempt != in->attempt) {
+        muster_journal_say(muster_ctx_journal(self->ctx), DEBUG, "report-stale",
+                           "A report of a past attempt was ignored.", MUSTER_SAY_NUMBER("attempt", in->attempt));
+        return MUSTER_OK;
+    }
+    conclude(self, job, in);
+    dispatch(self);
+    return MUSTER_OK;
+}
+
+/* ---- commits come back ---- */
+
+MUSTER_ON(queue_actor, queue_written);
+static muster_err
+on_queue_written(struct queue_actor *self, const struct queue_written *in)
+{
+    struct queue_job *job = queue_job_find(&self->table, &in->job);
+
+    if (job == NULL)
+        return MUSTER_OK;
+    if (job->phase == PHASE_FINISH && !in->failed) {
+        muster_timer_end(self->ctx, (uint64_t)(uintptr_t)job);
+        tell_waiters(self, job);
+        queue_job_free(&self->table, job);
+    } else if (job->phase == PHASE_FINISH) {
+        muster_timer_in(self->ctx, COMMIT_PAUSE_MS, (uint64_t)(uintptr_t)job);
+    } else if (job->phase == PHASE_SUBMIT && in->failed) {
+        queue_job_free(&self->table, job); /* the store has told the submitter */
+    } else if (job->phase == PHASE_SUBMIT) {
+        queue_job_enter(&self->table, job, PHASE_WAIT, false);
+        if (job->cancelled_by) {
+            struct queue_report cancelled = {.state = job_state_CANCELLED};
+
+            finish(self, job, &cancelled);
+        }
+        dispatch(self);
+    }
+    return MUSTER_OK;
+}
+
+/* ---- requests ---- */
+
+static void
+add_waiter(struct queue_actor *self, struct queue_job *job, bool cancel)
+{
+    struct queue_waiter *waiter = muster_alloc(sizeof *waiter);
+
+    waiter->caller = muster_caller_keep(self->ctx);
+    waiter->cancel = cancel;
+    waiter->next = job->waiters;
+    job->waiters = waiter;
+}
+
+/* Is there room for one more job of this team? */
+static muster_err
+check_room(struct queue_actor *self, const struct queue_team *team)
+{
+    int64_t waiting = team->delayed, i;
+
+    for (i = 0; i < QUEUE_PRIORITIES; i++)
+        waiting += team->waiting[i];
+    if (self->draining) {
+        muster_explain(self->ctx, 5, "the server is shutting down");
+        return MUSTER_SHUTTING_DOWN;
+    }
+    if (self->table.queued >= muster_ctx_options(self->ctx)->queue->max_queued) {
+        muster_explain(self->ctx, 5, "%lld jobs wait already, as many as queue.max_queued allows",
+                       (long long)self->table.queued);
+        return MUSTER_QUEUE_FULL;
+    }
+    if (waiting >= team->options->max_queued) {
+        muster_explain(self->ctx, 5, "%lld jobs of team %s wait already, as many as its max_queued allows",
+                       (long long)waiting, team->name);
+        return MUSTER_QUEUE_FULL;
+    }
+    return MUSTER_OK;
+}
+
+MUSTER_ON(queue_actor, queue_submit);
+static muster_err
+on_queue_submit(struct queue_actor *self, const struct queue_submit *in)
+{
+    const struct muster_envelope *envelope = muster_ctx_envelope(self->ctx);
+    struct queue_team *team = queue_team_find(&self->table, in->job->team);
+    struct job record = *in->job;
+    struct queue_job *job;
+    muster_err err;
+
+    if (team == NULL || team->options == NULL) {
+        muster_explain(self->ctx, 0, "there is no team %s", in->job->team);
+        return MUSTER_TEAM_NOT_FOUND;
+    }
+    if (queue_job_find(&self->table, &record.id))
+        return MUSTER_EXISTS;
+    err = check_room(self, team);
+    if (err)
+        return err;
+    queue_record_begin(self->ctx, team, envelope, &record);
+    job = queue_job_add(&self->table, team, &record);
+    job->waiting_since_ms = job->created_ms;
+    if (in->wait)
+        add_waiter(self, job, false);
+    err = queue_record_submit(self->ctx, job, &record);
+    if (err)
+        queue_job_free(&self->table, job);
+    return err;
+}
+
+/* A job that is final already, or never was. */
+static muster_err
+cancel_final(struct queue_actor *self, const struct queue_cancel *in)
+{
+    struct queue_cancelled answer = {.job = in->job};
+    struct job record;
+    muster_err err =
+        muster_store_get(muster_ctx_store(self->ctx), &job_type, &in->job, muster_ctx_arena(self->ctx), &record);
+
+    if (err)
+        return err;
+    answer.state = record.state;
+    muster_reply(self->ctx, &queue_cancelled_type, &answer);
+    return MUSTER_OK;
+}
+
+MUSTER_ON(queue_actor, queue_cancel);
+static muster_err
+on_queue_cancel(struct queue_actor *self, const struct queue_cancel *in)
+{
+    struct queue_job *job = queue_job_find(&self->table, &in->job);
+    struct agent_cancel cancel;
+
+    if (job == NULL)
+        return cancel_final(self, in);
+    add_waiter(self, job, true);
+    if (job->phase == PHASE_FINISH)
+        return MUSTER_OK;
+    if (job->cancelled_by == NULL)
+        job->cancelled_by = muster_strdup(muster_ctx_envelope(self->ctx)->principal.name);
+    if (job->phase == PHASE_RUN) {
+        job->was_running = true;
+        cancel = (struct agent_cancel){.job = job->id, .attempt = job->attempt};
+        if (job->team->address) /* else the agent is being restarted, and the job ends when it is back */
+            (void)muster_tell(self->ctx, job->team->address, &agent_cancel_type, &cancel);
+        return MUSTER_OK;
+    }
+    if (job->phase != PHASE_SUBMIT) {
+        struct queue_report report = {.state = job_state_CANCELLED};
+
+        finish(self, job, &report);
+    }
+    return MUSTER_OK;
+}
+
+/* An agent that says it is ready has no jobs: those it had were lost with its former self. */
+static void
+take_back(struct queue_actor *self, struct queue_team *team)
+{
+    size_t i;
+
+    for (i = 0; i < self->table.bucket_count && team->running > 0; i++) {
+        struct queue_job *job = self->table.buckets[i], *next;
+
+        for (; job; job = next) {
+            next = job->chain;
+            if (job->team == team && job->phase == PHASE_RUN) {
+                struct queue_report lost = {.state = job_state_FAILED,
+                                            .code = "PROCESS_ERROR",
+                                            .message = "the team's agent was restarted",
+                                            .session = job->session};
+
+                conclude(self, job, &lost);
+            }
+        }
+    }
+}
+
+MUSTER_ON(queue_actor, queue_ready);
+static muster_err
+on_queue_ready(struct queue_actor *self, const struct queue_ready *in)
+{
+    struct queue_team *team = queue_team_find(&self->table, in->team);
+
+    if (team == NULL)
+        return MUSTER_TEAM_NOT_FOUND;
+    take_back(self, team);
+    replace(&team->address, in->address);
+    team->capacity = in->capacity;
+    dispatch(self);
+    return MUSTER_OK;
+}
+
+/* ---- shutdown ---- */
+
+static void
+park_running(struct queue_actor *self)
+{
+    size_t i;
+
+    for (i = 0; i < self->table.bucket_count; i++) {
+        struct queue_job *job;
+
+        for (job = self->table.buckets[i]; job; job = job->chain) {
+            struct agent_cancel cancel = {.job = job->id, .attempt = job->attempt, .park = true};
+
+            if (job->phase == PHASE_RUN && job->team->address)
+                (void)muster_tell(self->ctx, job->team->address, &agent_cancel_type,
+                                  &cancel); /* else killed, and recovered */
+        }
+    }
+}
+
+MUSTER_ON(queue_actor, queue_drain);
+static muster_err
+on_queue_drain(struct queue_actor *self, const struct queue_drain *in)
+{
+    self->draining = true;
+    self->dirty = true;
+    muster_caller_free(&self->drain);
+    self->drain = muster_caller_keep(self->ctx);
+    if (in->now)
+        park_running(self);
+    return MUSTER_OK;
+}
+
+/* ---- timers and views ---- */
+
+static void
+on_timer(void *state, uint64_t key)
+{
+    struct queue_actor *self = state;
+    struct queue_job *job = (struct queue_job *)(uintptr_t)key; /* a job's timer ends before the job does */
+
+    if (job->phase == PHASE_FINISH) {
+        commit_end(self, job);
+    } else if (job->phase == PHASE_DELAY) {
+        job->state = job_state_QUEUED;
+        job->waiting_since_ms = muster_now_ms(self->ctx);
+        queue_job_enter(&self->table, job, PHASE_WAIT, false);
+    } else if (job->phase == PHASE_RUN) {
+        struct queue_report lost = {.state = job_state_FAILED,
+                                    .code = "TIMEOUT",
+                                    .message = "the agent did not report the end of the attempt",
+                                    .session = job->session};
+
+        muster_journal_say(muster_ctx_journal(self->ctx), ERROR, "report-missing", "An attempt was given up.",
+                           MUSTER_SAY_TEXT("team", job->team->name), MUSTER_SAY_NUMBER("attempt", job->attempt));
+        conclude(self, job, &lost);
+    }
+    dispatch(self);
+}
+
+static void
+publish_team(struct queue_actor *self, struct queue_team *team)
+{
+    struct muster_queue_view *view = muster_alloc(sizeof *view);
+    char name[sizeof MUSTER_QUEUE_BOARD + 80];
+    int i;
+
+    *view = (struct muster_queue_view){
+        .queued = team->delayed,
+        .running = team->running,
+        .max_running = team->capacity,
+        .completed = team->completed,
+        .failed = team->failed,
+        .cancelled = team->cancelled,
+        .mean_ms = team->mean_ms,
+        .draining = self->draining,
+    };
+    for (i = 0; i < QUEUE_PRIORITIES; i++)
+        view->queued += team->waiting[i];
+    snprintf(name, sizeof name, MUSTER_QUEUE_BOARD "/%s", team->name);
+    muster_publish(self->ctx, name, view, free);
+    team->dirty = false;
+    self->dirty = true;
+}
+
+static void
+publish_all(struct queue_actor *self)
+{
+    struct muster_queue_view *view = muster_alloc(sizeof *view);
+
+    *view = (struct muster_queue_view){
+        .queued = self->table.queued,
+        .running = self->table.running,
+        .max_running = muster_ctx_options(self->ctx)->queue->max_running,
+        .completed = self->completed,
+        .failed = self->failed,
+        .cancelled = self->cancelled,
+        .draining = self->draining,
+    };
+    muster_publish(self->ctx, MUSTER_QUEUE_BOARD, view, free);
+    self->dirty = false;
+}
+
+static bool
+all_quiet(const struct queue_actor *self)
+{
+    size_t i;
+    const struct queue_job *job;
+
+    if (self->table.running > 0)
+        return false;
+    for (i = 0; i < self->table.bucket_count; i++)
+        for (job = self->table.buckets[i]; job; job = job->chain)
+            if (job->phase == PHASE_FINISH || job->phase == PHASE_SUBMIT)
+                return false;
+    return true;
+}
+
+static void
+on_idle(void *state)
+{
+    struct queue_actor *self = state;
+    size_t i;
+
+    for (i = 0; i < self->table.team_count; i++)
+        if (self->table.teams[i].dirty)
+            publish_team(self, &self->table.teams[i]);
+    if (self->dirty)
+        publish_all(self);
+    if (self->drain && all_quiet(self)) {
+        struct queue_drained drained = {.parked = self->parked};
+
+        muster_caller_answer(self->ctx, &self->drain, MUSTER_OK, &queue_drained_type, &drained);
+    }
+}
+
+static const struct muster_handler handlers[] = {
+    MUSTER_ROW(queue_submit),
+    MUSTER_ROW(queue_cancel),
+    MUSTER_ROW(queue_ready),
+    MUSTER_ROW(queue_report),
+    MUSTER_ROW(queue_drain),
+    MUSTER_ROW(queue_written),
+    {NULL, NULL},
+};
+
+const struct muster_actor_class muster_queue_class = {
+    .name = "queue",
+    .size = sizeof(struct queue_actor),
+    .mailbox = 65536,
+    .init = queue_init,
+    .fini = queue_fini,
+    .handlers = handlers,
+    .timer = on_timer,
+    .idle = on_idle,
+};

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* queue_record: builds the store.commit of each step of a job's life.
+ *
+ * A record is read from the store, what changes is put over it, and it is written back whole: what stays the same need
+ * not be kept in memory.  Only the queue writes jobs, so nothing comes in between. */
+#include "actors/queue_record.h"
+
+#include <string.h>
+
+#include "actors/muster_journal.h"
+
+muster_err
+queue_record_read(struct muster_ctx *ctx, const struct queue_job *job, struct muster_arena *arena,
+                  struct job *out_record)
+{
+    return muster_store_get(muster_ctx_store(ctx), &job_type, &job->id, arena, out_record);
+}
+
+void
+queue_record_apply(const struct queue_job *job, struct job *record)
+{
+    record->state = job->state;
+    record->started_ms = job->started_ms;
+    record->finished_ms = job->finished_ms;
+    record->not_before_ms = job->not_before_ms;
+    record->attempt = job->attempt;
+    record->failures = job->failures;
+    record->session = job->session;
+    record->usage = &job->usage;
+}
+
+static struct muster_bytes
+pack(const struct muster_type *type, const void *body, struct muster_arena *arena)
+{
+    struct muster_buf buf = {0};
+    struct muster_bytes packed;
+    uint8_t *copy;
+
+    muster_pack(type, body, &buf);
+    copy = muster_arena_alloc(arena, buf.size);
+    memcpy(copy, buf.data, buf.size);
+    packed = (struct muster_bytes){copy, buf.size};
+    muster_buf_free(&buf);
+    return packed;
+}
+
+static struct store_put
+put(const struct muster_type *type, const void *record, struct muster_arena *arena)
+{
+    return (struct store_put){.record = type->wire, .value = pack(type, record, arena)};
+}
+
+static struct log_entry
+entry(struct muster_ctx *ctx, const struct queue_job *job, const struct muster_type *type, const void *body,
+      struct muster_arena *arena)
+{
+    return (struct log_entry){
+        .at_ms = muster_now_ms(ctx),
+        .type = type->wire,
+        .team = job->team->name,
+        .job = job->id,
+        .attempt = job->attempt,
+        .trace = job->trace,
+        .body = pack(type, body, arena),
+    };
+}
+
+/* A whole message to the queue: this job was written, or was not. */
+static struct muster_bytes
+written(const struct queue_job *job, bool failed, struct muster_arena *arena)
+{
+    struct muster_envelope envelope = {.reply_to = "", .trace = "", .principal.name = ""};
+    struct queue_written body = {.job = job->id, .failed = failed};
+    struct muster_buf buf = {0};
+    struct muster_bytes message;
+
+    muster_envelope_pack(&envelope, &queue_written_type, &body, &buf);
+    message = (struct muster_bytes){(const uint8_t *)muster_arena_str(arena, buf.data, buf.size), buf.size};
+    muster_buf_free(&buf);
+    return message;
+}
+
+static struct store_answer
+tell_queue(struct muster_ctx *ctx, const struct queue_job *job, struct muster_arena *arena)
+{
+    return (struct store_answer){
+        .to = muster_ctx_address(ctx),
+        .ok = written(job, false, arena),
+        .no = written(job, true, arena),
+    };
+}
+
+void
+queue_record_note(struct muster_ctx *ctx, const struct job *record)
+{
+    struct store_put one = put(&job_type, record, muster_ctx_arena(ctx));
+    struct store_commit commit = {.puts = {&one, 1}};
+
+    (void)muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit); /* a step that a restart repeats if it is lost */
+}
+
+/* ---- begin ---- */
+
+void
+queue_record_begin(struct muster_ctx *ctx, const struct queue_team *team, const struct muster_envelope *envelope,
+                   struct job *record)
+{
+    const struct queue_options *options = muster_ctx_options(ctx)->queue;
+
+    record->state = job_state_QUEUED;
+    if (record->priority == job_priority_NONE)
+        record->priority = job_priority_NORMAL;
+    record->from = envelope->principal.name[0] ? envelope->principal.name : "muster";
+    record->key = envelope->principal.key;
+    record->trace = envelope->trace;
+    record->created_ms = muster_now_ms(ctx);
+    if (record->timeout_ms < 1 || record->timeout_ms > team->options->turn_timeout)
+        record->timeout_ms = team->options->turn_timeout;
+    if (record->max_attempts < 1 || record->max_attempts > options->max_attempts)
+        record->max_attempts = options->max_attempts;
+    record->attempt = record->failures = 0;
+    record->started_ms = record->finished_ms = record->not_before_ms = 0;
+    record->session = record->result = record->error = record->error_message = NULL;
+    record->usage = NULL;
+}
+
+/* What the caller is told once the job is on disk. */
+static struct store_answer
+accepted(struct muster_ctx *ctx, const struct queue_job *job, int64_t position, struct muster_arena *arena)
+{
+    struct queue_accepted body = {
+        .job = job->id,
+        .position = position,
+        .estimate_ms =
+            queue_estimate(job->team, position, muster_ctx_options(ctx)->queue->first_estimate, job->created_ms),
+        .created_ms = job->created_ms,
+    };
+    struct muster_caller *caller = muster_caller_keep(ctx);
+    struct store_answer answer = {0};
+    struct muster_buf buf = {0};
+    const char *to = muster_caller_address(caller);
+
+    muster_caller_pack(caller, &queue_accepted_type, &body, &buf);
+    answer.to = muster_arena_str(arena, to, strlen(to));
+    answer.ok = (struct muster_bytes){(const uint8_t *)muster_arena_str(arena, buf.data, buf.size), buf.size};
+    muster_buf_free(&buf);
+    muster_caller_free(&caller);
+    return answer;
+}
+
+muster_err
+queue_record_submit(struct muster_ctx *ctx, const struct queue_job *job, const struct job *record)
+{
+    struct muster_arena *arena = muster_ctx_arena(ctx);
+    struct job_queued queued = {.priority = job->priority, .position = queue_position(job)};
+    struct store_put one = put(&job_type, record, arena);
+    struct log_entry event = entry(ctx, job, &job_queued_type, &queued, arena);
+    struct store_answer answers[2] = {tell_queue(ctx, job, arena)};
+    size_t count = 1;
+    struct store_commit commit;
+
+    if (muster_ctx_envelope(ctx)->reply_to[0] != '\0')
+        answers[count++] = accepted(ctx, job, queued.position, arena);
+    commit = (struct store_commit){.puts = {&one, 1}, .entries = {&event, 1}, .answers = {answers, count}};
+    return muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit);
+}
+
+/* ---- end ---- */
+
+static const char *
+copy(struct muster_arena *arena, const char *text)
+{
+    return text ? muster_arena_str(arena, text, strlen(text)) : NULL;
+}
+
+static struct muster_strs
+copy_strs(struct muster_arena *arena, struct muster_strs strs)
+{
+    const char **items = muster_arena_alloc(arena, (strs.count + 1) * sizeof *items);
+    size_t i;
+
+    for (i = 0; i < strs.count; i++)
+        items[i] = copy(arena, strs.items[i]);
+    return (struct muster_strs){items, strs.count};
+}
+
+/* The record as it is after its end.  When it cannot be read, what is known of it: enough to tell who waits. */
+static struct job *
+final_record(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report, bool *out_readable)
+{
+    struct job *record = muster_arena_alloc(job->arena, sizeof *record);
+    bool failed = report->state == job_state_FAILED;
+    muster_err err = queue_record_read(ctx, job, job->arena, record);
+
+    if (err) {
+        muster_journal_say(muster_ctx_journal(ctx), ERROR, "job-unreadable", "A job's record could not be read.",
+                           MUSTER_SAY_TEXT("team", job->team->name), MUSTER_SAY_TEXT("code", muster_err_code(err)));
+        *record = (struct job){.id = job->id,
+                               .kind = job_kind_ASK,
+                               .team = job->team->name,
+                               .prompt = "?",
+                               .from = "?",
+                               .priority = job->priority,
+                               .created_ms = job->created_ms,
+                               .timeout_ms = job->timeout_ms,
+                               .max_attempts = job->max_attempts};
+    }
+    *out_readable = err == MUSTER_OK;
+    queue_record_apply(job, record);
+    record->result =
+        report->state == job_state_COMPLETED ? copy(job->arena, report->result ? report->result : "") : NULL;
+    record->error = failed ? copy(job->arena, report->code ? report->code : "INTERNAL_ERROR") : NULL;
+    record->error_message = failed ? copy(job->arena, report->message) : NULL;
+    record->tools = copy_strs(job->arena, report->tools);
+    record->files = copy_strs(job->arena, report->files);
+    return record;
+}
+
+static struct log_entry
+final_entry(struct muster_ctx *ctx, struct queue_job *job, const struct job *record)
+{
+    int64_t duration_ms = job->started_ms ? job->finished_ms - job->started_ms : 0;
+    struct job_completed completed = {.duration_ms = duration_ms, .usage = record->usage};
+    struct job_cancelled cancelled = {.by = job->cancelled_by ? job->cancelled_by : "",
+                                      .was_running = job->was_running,
+                                      .duration_ms = duration_ms,
+                                      .usage = record->usage};
+    struct job_failed failed = {
+        .code = record->error, .message = record->error_message, .duration_ms = duration_ms, .usage = record->usage};
+
+    if (duration_ms < 0) /* the clock was set back */
+        completed.duration_ms = cancelled.duration_ms = failed.duration_ms = 0;
+    if (job->state == job_state_COMPLETED)
+        return entry(ctx, job, &job_completed_type, &completed, job->arena);
+    if (job->state == job_state_CANCELLED)
+        return entry(ctx, job, &job_cancelled_type, &cancelled, job->arena);
+    return entry(ctx, job, &job_failed_type, &failed, job->arena);
+}
+
+void
+queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report)
+{
+    struct delivery delivery = {.id = job->id, .state = delivery_state_PENDING};
+    struct store_answer *answer;
+    struct log_entry *event;
+    struct store_put *puts;
+    bool readable;
+    size_t count = 0;
+
+    muster_arena_free(&job->arena);
+    job->arena = muster_arena_new();
+    job->final = final_record(ctx, job, report, &readable);
+    puts = muster_arena_alloc(job->arena, 2 * sizeof *puts);
+    event = muster_arena_alloc(job->arena, sizeof *event);
+    answer = muster_arena_alloc(job->arena, sizeof *answer);
+    if (readable)
+        puts[count++] = put(&job_type, job->final, job->arena);
+    if (job->final->callback)
+        puts[count++] = put(&delivery_type, &delivery, job->arena);
+    *event = final_entry(ctx, job, job->final);
+    *answer = tell_queue(ctx, job, job->arena);
+    job->commit.puts.items = puts;
+    job->commit.puts.count = count;
+    job->commit.entries.items = event;
+    job->commit.entries.count = 1;
+    job->commit.answers.items = answer;
+    job->commit.answers.count = 1;
+}
+
+/* ---- between ---- */
+
+/* Write the record as it is now, with an event; a restart can do without it. */
+static void
+write_step(struct muster_ctx *ctx, struct queue_job *job, const struct muster_type *type, const void *body)
+{
+    struct muster_arena *arena = muster_ctx_arena(ctx);
+    struct job *record = muster_arena_alloc(arena, sizeof *record);
+    struct log_entry event = entry(ctx, job, type, body, arena);
+    struct store_commit commit = {.entries = {&event, 1}};
+    struct store_put one;
+
+    if (queue_record_read(ctx, job, arena, record) == MUSTER_OK) {
+        queue_record_apply(job, record);
+        one = put(&job_type, record, arena);
+        commit.puts.items = &one;
+        commit.puts.count = 1;
+    }
+    (void)muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit);
+}
+
+void
+queue_record_retry(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report, int64_t pause_ms)
+{
+    struct job_retrying body = {
+        .code = report->code ? report->code : "INTERNAL_ERROR",
+        .message = report->message,
+        .delay_ms = pause_ms,
+    };
+
+    write_step(ctx, job, &job_retrying_type, &body);
+}
+
+void
+queue_record_park(struct muster_ctx *ctx, struct queue_job *job)
+{
+    struct job_parked body = {.reason = "shutdown"};
+
+    write_step(ctx, job, &job_parked_type, &body);
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* What the queue has written of a job: one function per step of its life, each one commit for the store.
+ *
+ * The queue actor's thread only. */
+#ifndef ACTORS_QUEUE_RECORD_H
+#define ACTORS_QUEUE_RECORD_H
+
+#include "actors/queue_table.h"
+
+/* The job's record from the store, into the arena. */
+muster_err queue_record_read(struct muster_ctx *ctx, const struct queue_job *job, struct muster_arena *arena,
+                             struct job *out_record);
+/* Put what changes over a record that was read. */
+void queue_record_apply(const struct queue_job *job, struct job *record);
+/* Write it; nobody is told. */
+void queue_record_note(struct muster_ctx *ctx, const struct job *record);
+
+/* Fill in what the queue decides of a new job: times, limits, who. */
+void queue_record_begin(struct muster_ctx *ctx, const struct queue_team *team, const struct muster_envelope *envelope,
+                        struct job *record);
+/* Write a new job with its job.queued; then tell the queue (queue.written) and the caller (queue.accepted).
+ * MUSTER_OVERLOADED: nothing was begun. */
+muster_err queue_record_submit(struct muster_ctx *ctx, const struct queue_job *job, const struct job *record);
+/* Prepare job->commit: its end as `report` says, with its last event and its callback. */
+void queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report);
+/* Write that it waits for another attempt. */
+void queue_record_retry(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report,
+                        int64_t pause_ms);
+/* Write that it goes on at the next start. */
+void queue_record_park(struct muster_ctx *ctx, struct queue_job *job);
+
+#endif

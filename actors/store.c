@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* store: the one writer.  Collects what came in one batch of messages, commits it with one sync, then answers
+ * everybody.
+ *
+ * Durable events get their number here, on their way to the disk, and go to the log for publishing once they are there.
+ * A commit that fails (no room) changes nothing: everybody in it is told so, and the next one is tried afresh.
+ * Persists everything; on restart there is nothing to rebuild.  Mailbox full: senders are told OVERLOADED. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "actors/muster_actor.h"
+#include "actors/muster_journal.h"
+#include "actors/outbox.h"
+
+#define SWEEP_ROWS 1000   /* removed in one commit */
+#define SWEEP_PAUSE_MS 10 /* between two of these while there is more */
+
+enum { TIMER_SWEEP = 1, TIMER_OUTBOX };
+
+/* An answer that waits for the commit. */
+struct waiting_answer {
+    char *to;
+    struct muster_buf ok, no;
+};
+
+struct store_actor {
+    struct muster_ctx *ctx;         /* borrowed; outlives us */
+    struct muster_batch *batch;     /* what the next commit writes */
+    struct waiting_answer *answers; /* who is told after it */
+    size_t answer_count, answer_capacity;
+    struct event *durable; /* what is published after it; texts in `arena` */
+    size_t durable_count, durable_capacity;
+    struct muster_arena *arena; /* cleared with each commit */
+    struct outbox outbox;       /* towards the log */
+    bool dirty;                 /* something is to be committed */
+    bool failing;               /* the last commit failed */
+};
+
+static muster_err
+store_init(void *state, struct muster_ctx *ctx, const void *config)
+{
+    struct store_actor *self = state;
+
+    (void)config;
+    self->ctx = ctx;
+    self->batch = muster_batch_new(muster_ctx_store(ctx));
+    self->arena = muster_arena_new();
+    outbox_init(&self->outbox);
+    muster_timer_in(ctx, muster_ctx_options(ctx)->store->sweep, TIMER_SWEEP);
+    return MUSTER_OK;
+}
+
+/* ---- answers ---- */
+
+static void
+keep_answers(struct store_actor *self, const struct store_commit *in)
+{
+    size_t i;
+
+    for (i = 0; i < in->answers.count; i++) {
+        const struct store_answer *answer = &in->answers.items[i];
+        struct waiting_answer *kept;
+
+        if (self->answer_count == self->answer_capacity) {
+            self->answer_capacity = self->answer_capacity ? 2 * self->answer_capacity : 64;
+            self->answers = muster_realloc(self->answers, self->answer_capacity * sizeof *self->answers);
+        }
+        kept = &self->answers[self->answer_count++];
+        *kept = (struct waiting_answer){.to = muster_strdup(answer->to)};
+        muster_buf_add(&kept->ok, answer->ok.data, answer->ok.size);
+        muster_buf_add(&kept->no, answer->no.data, answer->no.size);
+    }
+}
+
+/* The caller may be gone: no error is told. */
+static void
+send_answer(struct store_actor *self, const struct waiting_answer *answer, muster_err err)
+{
+    if (!err)
+        (void)muster_send_whole(self->ctx, answer->to, answer->ok.data, answer->ok.size);
+    else if (answer->no.size > 0)
+        (void)muster_send_whole(self->ctx, answer->to, answer->no.data, answer->no.size);
+    else
+        (void)muster_send_failed(self->ctx, answer->to, answer->ok.data, answer->ok.size, err);
+}
+
+/* Tell everybody from number `from` on. */
+static void
+send_answers(struct store_actor *self, size_t from, muster_err err)
+{
+    size_t i;
+
+    for (i = from; i < self->answer_count; i++) {
+        send_answer(self, &self->answers[i], err);
+        free(self->answers[i].to);
+        muster_buf_free(&self->answers[i].ok);
+        muster_buf_free(&self->answers[i].no);
+    }
+    self->answer_count = from;
+}
+
+/* ---- collecting ---- */
+
+static const struct muster_type *
+record_type(const char *wire)
+{
+    const struct muster_record_row *row;
+
+    for (row = muster_records; row->type; row++)
+        if (strcmp(row->type->wire, wire) == 0)
+            return row->type;
+    return NULL;
+}
+
+static muster_err
+collect_remove(struct store_actor *self, const struct muster_type *type, const struct store_put *put)
+{
+    struct muster_id id;
+
+    if (put->value.size != sizeof id.bytes)
+        return MUSTER_INVALID_REQUEST;
+    memcpy(id.bytes, put->value.data, sizeof id.bytes);
+    return muster_batch_remove(self->batch, type, &id);
+}
+
+static muster_err
+collect_puts(struct store_actor *self, const struct store_commit *in)
+{
+    size_t i;
+
+    for (i = 0; i < in->puts.count; i++) {
+        const struct store_put *put = &in->puts.items[i];
+        const struct muster_type *type = record_type(put->record);
+        muster_err err;
+
+        if (type == NULL) {
+            muster_explain(self->ctx, 0, "there is no record %.32s", put->record);
+            return MUSTER_INVALID_REQUEST;
+        }
+        err = put->remove ? collect_remove(self, type, put)
+                          : muster_batch_put(self->batch, type, put->value.data, put->value.size);
+        if (err)
+            return err;
+    }
+    return MUSTER_OK;
+}
+
+static void
+collect_entry(struct store_actor *self, const struct log_entry *entry)
+{
+    struct event *event;
+    uint8_t *body;
+
+    if (self->durable_count == self->durable_capacity) {
+        self->durable_capacity = self->durable_capacity ? 2 * self->durable_capacity : 64;
+        self->durable = muster_realloc(self->durable, self->durable_capacity * sizeof *self->durable);
+    }
+    event = &self->durable[self->durable_count++];
+    body = muster_arena_alloc(self->arena, entry->body.size);
+    memcpy(body, entry->body.data, entry->body.size);
+    *event = (struct event){
+        .seq = muster_log_number(muster_ctx_store(self->ctx)),
+        .at_ms = entry->at_ms,
+        .type = muster_arena_str(self->arena, entry->type, strlen(entry->type)),
+        .team = muster_arena_str(self->arena, entry->team, strlen(entry->team)),
+        .job = entry->job,
+        .attempt = entry->attempt,
+        .trace = entry->trace ? muster_arena_str(self->arena, entry->trace, strlen(entry->trace)) : NULL,
+        .body = {body, entry->body.size},
+    };
+    muster_batch_append(self->batch, event);
+}
+
+MUSTER_ON(store_actor, store_commit);
+static muster_err
+on_store_commit(struct store_actor *self, const struct store_commit *in)
+{
+    size_t first_answer = self->answer_count, i;
+    muster_err err;
+
+    keep_answers(self, in);
+    err = collect_puts(self, in);
+    if (err) { /* only our own actors send commits, so this is a mistake of theirs; nobody may wait for ever */
+        send_answers(self, first_answer, err);
+        return err;
+    }
+    for (i = 0; i < in->events.count; i++)
+        muster_batch_append(self->batch, &in->events.items[i]);
+    for (i = 0; i < in->entries.count; i++)
+        collect_entry(self, &in->entries.items[i]);
+    self->dirty = true;
+    return MUSTER_OK;
+}
+
+/* ---- committing ---- */
+
+static void
+tell_health(struct store_actor *self, muster_err err)
+{
+    if (err && !self->failing)
+        muster_journal_say(muster_ctx_journal(self->ctx), ERROR, "store-failing",
+                           "The data folder cannot be written; changes are refused until it can.",
+                           MUSTER_SAY_TEXT("code", muster_err_code(err)));
+    if (!err && self->failing)
+        muster_journal_say(muster_ctx_journal(self->ctx), WARNING, "store-recovered",
+                           "The data folder can be written again.", MUSTER_SAY_TEXT("code", "OK"));
+    self->failing = err != MUSTER_OK;
+}
+
+static void
+publish_durable(struct store_actor *self)
+{
+    struct log_publish publish = {.events = {self->durable, self->durable_count}};
+
+    if (self->durable_count == 0)
+        return;
+    outbox_tell(&self->outbox, self->ctx, MUSTER_LOG, &log_publish_type, &publish);
+    if (outbox_waiting(&self->outbox))
+        muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
+}
+
+static void
+on_idle(void *state)
+{
+    struct store_actor *self = state;
+    muster_err err;
+
+    if (!self->dirty)
+        return;
+    self->dirty = false;
+    err = muster_batch_commit(self->batch);
+    tell_health(self, err);
+    if (!err)
+        publish_durable(self);
+    send_answers(self, 0, err);
+    self->durable_count = 0;
+    muster_arena_clear(self->arena);
+}
+
+static void
+sweep(struct store_actor *self)
+{
+    bool more = false;
+    muster_err err = muster_store_sweep(muster_ctx_store(self->ctx), muster_now_ms(self->ctx), SWEEP_ROWS, &more);
+
+    muster_timer_in(self->ctx, !err && more ? SWEEP_PAUSE_MS : muster_ctx_options(self->ctx)->store->sweep,
+                    TIMER_SWEEP);
+}
+
+static void
+on_timer(void *state, uint64_t key)
+{
+    struct store_actor *self = state;
+
+    if (key == TIMER_SWEEP) {
+        sweep(self);
+        return;
+    }
+    outbox_push(&self->outbox, self->ctx);
+    if (outbox_waiting(&self->outbox))
+        muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
+}
+
+static void
+store_fini(void *state)
+{
+    struct store_actor *self = state;
+
+    on_idle(self);
+    outbox_fini(&self->outbox);
+    free(self->answers);
+    free(self->durable);
+    muster_batch_free(&self->batch);
+    muster_arena_free(&self->arena);
+}
+
+static const struct muster_handler handlers[] = {
+    MUSTER_ROW(store_commit),
+    {NULL, NULL},
+};
+
+const struct muster_actor_class muster_store_class = {
+    .name = "store",
+    .size = sizeof(struct store_actor),
+    .mailbox = 65536,
+    .init = store_init,
+    .fini = store_fini,
+    .handlers = handlers,
+    .timer = on_timer,
+    .idle = on_idle,
+};

@@ -1,0 +1,801 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* The agent actor on a virtual clock: with the echo driver, and with a child that the test plays. */
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "actors/muster_snapshots.h"
+#include "schemas/muster_options.h"
+#include "tests/actor/fake/fake_ctx.h"
+
+#define ADDRESS "agent/backend"
+#define READY                                                                                                          \
+    "{\"type\":\"control_response\",\"response\":{\"subtype\":\"success\",\"request_id\":\"muster-initialize\"}}"
+#define INIT "{\"type\":\"system\",\"subtype\":\"init\",\"session_id\":\"s-1\"}"
+#define RESULT                                                                                                         \
+    "{\"type\":\"result\",\"is_error\":false,\"result\":\"done\",\"session_id\":\"s-1\",\"total_cost_usd\":0.5,"       \
+    "\"usage\":{\"input_tokens\":3,\"output_tokens\":4},\"num_turns\":1}"
+#define ABORTED                                                                                                        \
+    "{\"type\":\"result\",\"subtype\":\"error_during_execution\",\"is_error\":true,\"terminal_reason\":"               \
+    "\"aborted_streaming\",\"errors\":[\"x\"],\"session_id\":\"s-1\"}"
+
+#define ECHO "teams:\n  backend:\n    driver: echo\n"
+#define CLAUDE "teams:\n  backend:\n    driver: claude\n    directory: /tmp\n"
+
+static struct muster_ctx *
+start(const char *yaml)
+{
+    struct muster_ctx *ctx = fake_new(yaml);
+    const struct team_options *team = muster_team_options(muster_ctx_options(ctx), "backend");
+
+    cr_assert_eq(fake_start(ctx, &muster_agent_class, ADDRESS, team), MUSTER_OK);
+    return ctx;
+}
+
+static struct muster_id
+job(int number)
+{
+    struct muster_id id = {{0}};
+
+    id.bytes[15] = (uint8_t)number;
+    return id;
+}
+
+static void
+run_attempt(struct muster_ctx *ctx, int number, int64_t attempt, const char *prompt, const char *session)
+{
+    struct agent_run run = {.job = job(number),
+                            .attempt = attempt,
+                            .prompt = prompt,
+                            .session = session,
+                            .timeout_ms = 3600000,
+                            .trace = "req-1"};
+
+    cr_assert_eq(fake_deliver(ctx, NULL, &agent_run_type, &run), MUSTER_OK);
+}
+
+static void
+run(struct muster_ctx *ctx, int number, const char *prompt)
+{
+    run_attempt(ctx, number, 1, prompt, "");
+}
+
+static void
+cancel(struct muster_ctx *ctx, int number, bool park)
+{
+    struct agent_cancel message = {.job = job(number), .attempt = 1, .park = park};
+
+    cr_assert_eq(fake_deliver(ctx, NULL, &agent_cancel_type, &message), MUSTER_OK);
+}
+
+/* The next report; NULL: none was sent. */
+static const struct queue_report *
+report(struct muster_ctx *ctx)
+{
+    const struct fake_sent *sent = fake_take_type(ctx, &log_report_type);
+
+    if (!sent)
+        return NULL;
+    cr_assert_str_eq(sent->to, MUSTER_LOG);
+    return ((const struct log_report *)sent->body)->report;
+}
+
+static const struct queue_report *
+report_of(struct muster_ctx *ctx, int number, enum job_state state, muster_err err)
+{
+    const struct queue_report *got = report(ctx);
+    struct muster_id id = job(number);
+
+    cr_assert_not_null(got);
+    cr_assert(muster_id_equal(&got->job, &id));
+    cr_assert_eq(got->state, state, "%s", got->message ? got->message : "");
+    cr_assert_str_eq(got->code ? got->code : "", err ? muster_err_code(err) : "");
+    return got;
+}
+
+/* Names of the events of all log.append messages not taken yet, agent.process left out: "job.started job.chunk". */
+static void
+events(struct muster_ctx *ctx, char *out, size_t size)
+{
+    const struct fake_sent *sent;
+    const struct log_append *append;
+    size_t i, used = 0;
+
+    *out = '\0';
+    while ((sent = fake_take_type(ctx, &log_append_type))) {
+        append = sent->body;
+        for (i = 0; i < append->entries.count; i++) {
+            cr_assert_str_eq(append->entries.items[i].team, "backend");
+            if (!strcmp(append->entries.items[i].type, agent_process_type.wire))
+                continue;
+            cr_assert_str_eq(append->entries.items[i].trace, "req-1");
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used ? " " : "", append->entries.items[i].type);
+        }
+    }
+}
+
+/* ---- with the echo driver -------------------------------------------------------------------------------------------
+ */
+
+Test(agent, tells_the_queue_that_it_is_ready)
+{
+    struct muster_ctx *ctx = start("teams:\n  backend:\n    concurrency: 3\n");
+    const struct fake_sent *sent = fake_take_to(ctx, MUSTER_QUEUE);
+    const struct queue_ready *ready = sent->body;
+
+    cr_assert_eq(sent->type, &queue_ready_type);
+    cr_assert_str_eq(ready->team, "backend");
+    cr_assert_str_eq(ready->address, ADDRESS);
+    cr_assert_eq(ready->capacity, 3);
+    fake_free(&ctx);
+}
+
+Test(agent, tells_it_again_when_the_queue_was_not_there)
+{
+    struct muster_ctx *ctx = fake_new(ECHO);
+
+    fake_refuse(ctx, MUSTER_QUEUE, MUSTER_NOT_FOUND);
+    cr_assert_eq(fake_start(ctx, &muster_agent_class, ADDRESS, muster_team_options(muster_ctx_options(ctx), "backend")),
+                 MUSTER_OK);
+    fake_refuse(ctx, MUSTER_QUEUE, MUSTER_OK);
+    fake_forget(ctx);
+    fake_advance(ctx, 1000);
+    cr_assert_not_null(fake_take_type(ctx, &queue_ready_type));
+    fake_free(&ctx);
+}
+
+Test(agent, reports_behind_what_was_said)
+{
+    struct muster_ctx *ctx = start(ECHO);
+    const struct queue_report *got;
+    const struct fake_sent *sent;
+    char text[512];
+
+    fake_forget(ctx);
+    run(ctx, 1, "@tool=Read:{\"file_path\":\"a.c\"} @tool=Read:{\"file_path\":\"b.c\"} @cost=0.5 hello");
+    sent = fake_take(ctx);
+    cr_assert_eq(sent->type, &log_append_type);
+    got = report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    cr_assert_str_eq(got->result, "hello");
+    cr_assert_eq(got->attempt, 1);
+    cr_assert_eq(got->tools.count, 1);
+    cr_assert_str_eq(got->tools.items[0], "Read");
+    cr_assert_eq(got->files.count, 2);
+    cr_assert_float_eq(got->usage->cost_usd, 0.5, 1e-9);
+    fake_forget(ctx);
+    run(ctx, 2, "@tool=X hello");
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "job.started job.tool_use job.chunk job.usage");
+    fake_free(&ctx);
+}
+
+Test(agent, joins_chunks_of_one_round)
+{
+    struct muster_ctx *ctx = start(ECHO);
+    char text[512];
+
+    run(ctx, 1, "@chunks=50 @size=1000");
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "job.started job.chunk job.usage");
+    run(ctx, 2, "@chunks=2 @gap=5ms ab");
+    fake_advance(ctx, 10);
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "job.started job.chunk job.chunk job.usage");
+    run(ctx, 3, "@size=1MiB @chunks=4");
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "job.started job.chunk job.chunk job.chunk job.chunk job.usage");
+    fake_free(&ctx);
+}
+
+Test(agent, does_no_more_jobs_at_a_time_than_it_may)
+{
+    struct muster_ctx *ctx = start(ECHO "    concurrency: 2\n");
+
+    run(ctx, 1, "@delay=10ms a");
+    run(ctx, 2, "@delay=20ms b");
+    run(ctx, 3, "c");
+    cr_assert_null(report(ctx));
+    fake_advance(ctx, 10);
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    report_of(ctx, 3, job_state_COMPLETED, MUSTER_OK);
+    cr_assert_null(report(ctx));
+    fake_advance(ctx, 10);
+    report_of(ctx, 2, job_state_COMPLETED, MUSTER_OK);
+    fake_free(&ctx);
+}
+
+Test(agent, an_attempt_told_twice_is_done_once)
+{
+    struct muster_ctx *ctx = start(ECHO);
+
+    run(ctx, 1, "@delay=10ms a");
+    run(ctx, 1, "@delay=10ms a");
+    fake_advance(ctx, 100);
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    cr_assert_null(report(ctx));
+    fake_free(&ctx);
+}
+
+Test(agent, cancels_what_runs_and_what_waits)
+{
+    struct muster_ctx *ctx = start(ECHO);
+
+    run(ctx, 1, "@hang a");
+    run(ctx, 2, "b");
+    cancel(ctx, 2, false);
+    report_of(ctx, 2, job_state_CANCELLED, MUSTER_OK);
+    cancel(ctx, 1, false);
+    report_of(ctx, 1, job_state_CANCELLED, MUSTER_OK);
+    cancel(ctx, 1, false);
+    cancel(ctx, 9, false);
+    cr_assert_null(report(ctx));
+    run(ctx, 3, "still there");
+    report_of(ctx, 3, job_state_COMPLETED, MUSTER_OK);
+    fake_free(&ctx);
+}
+
+Test(agent, parks_what_runs)
+{
+    struct muster_ctx *ctx = start(ECHO);
+
+    run(ctx, 1, "@hang a");
+    cancel(ctx, 1, true);
+    report_of(ctx, 1, job_state_PARKED, MUSTER_OK);
+    fake_free(&ctx);
+}
+
+Test(agent, reports_failures_with_their_code)
+{
+    struct muster_ctx *ctx = start(ECHO);
+    const struct muster_agent_view *view;
+
+    run(ctx, 1, "@fail=MODEL_OVERLOADED x");
+    report_of(ctx, 1, job_state_FAILED, MUSTER_MODEL_OVERLOADED);
+    view = fake_board(ctx, ADDRESS);
+    cr_assert_str_eq(view->problem, muster_err_text(MUSTER_MODEL_OVERLOADED));
+    cr_assert_eq(view->problem_ms, FAKE_START_MS);
+    fake_free(&ctx);
+}
+
+Test(agent, ends_an_attempt_at_its_time_limit)
+{
+    struct muster_ctx *ctx = start(ECHO);
+    struct agent_run in = {.job = job(1), .attempt = 1, .prompt = "@hang x", .timeout_ms = 500, .trace = "req-1"};
+
+    cr_assert_eq(fake_deliver(ctx, NULL, &agent_run_type, &in), MUSTER_OK);
+    fake_advance(ctx, 499);
+    cr_assert_null(report(ctx));
+    fake_advance(ctx, 1);
+    report_of(ctx, 1, job_state_FAILED, MUSTER_TIMEOUT);
+    fake_free(&ctx);
+}
+
+Test(agent, ends_an_attempt_that_says_nothing)
+{
+    struct muster_ctx *ctx = start(ECHO "    silence_timeout: 1s\n");
+
+    run(ctx, 1, "@gap=900ms @chunks=3 abc");
+    fake_advance(ctx, 5000);
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    run(ctx, 2, "@hang x");
+    fake_advance(ctx, 999);
+    cr_assert_null(report(ctx));
+    fake_advance(ctx, 1);
+    report_of(ctx, 2, job_state_FAILED, MUSTER_AGENT_HUNG);
+    cr_assert_eq(fake_said(ctx, "agent-hang"), 1);
+    fake_free(&ctx);
+}
+
+Test(agent, an_answer_may_be_too_large)
+{
+    struct muster_ctx *ctx = start("agents:\n  max_answer: 1KiB\n" ECHO);
+
+    run(ctx, 1, "@size=1024");
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    run(ctx, 2, "@size=1025");
+    report_of(ctx, 2, job_state_FAILED, MUSTER_OUTPUT_TOO_LARGE);
+    fake_free(&ctx);
+}
+
+Test(agent, keeps_its_order_while_the_log_is_full)
+{
+    struct muster_ctx *ctx = start(ECHO);
+    char text[512];
+
+    fake_forget(ctx);
+    fake_refuse(ctx, MUSTER_LOG, MUSTER_OVERLOADED);
+    run(ctx, 1, "one");
+    run(ctx, 2, "two");
+    cr_assert_eq(fake_sent_count(ctx), 0);
+    fake_refuse(ctx, MUSTER_LOG, MUSTER_OK);
+    fake_advance(ctx, 100);
+    cr_assert_eq(fake_take(ctx)->type, &log_append_type);
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "job.started job.chunk job.usage");
+    report_of(ctx, 2, job_state_COMPLETED, MUSTER_OK);
+    fake_free(&ctx);
+}
+
+Test(agent, drops_events_but_no_report_when_the_log_stays_full)
+{
+    struct muster_ctx *ctx = start(ECHO);
+    char text[8192];
+    int i;
+
+    fake_refuse(ctx, MUSTER_LOG, MUSTER_OVERLOADED);
+    for (i = 1; i <= 20; i++)
+        run(ctx, i, "@size=2MiB");
+    fake_refuse(ctx, MUSTER_LOG, MUSTER_OK);
+    fake_advance(ctx, 100);
+    cr_assert_eq(fake_said(ctx, "agent-log-full"), 1);
+    for (i = 1; i <= 20; i++)
+        cr_assert_eq(strlen(report_of(ctx, i, job_state_COMPLETED, MUSTER_OK)->result), 2u << 20);
+    events(ctx, text, sizeof(text));
+    cr_assert_not_null(strstr(text, "job.chunk"));
+    fake_free(&ctx);
+}
+
+Test(agent, starts_with_nothing_after_a_crash)
+{
+    struct muster_ctx *ctx = start(ECHO);
+
+    run(ctx, 1, "@hang x");
+    run(ctx, 2, "waits");
+    fake_forget(ctx);
+    cr_assert_eq(fake_restart(ctx), MUSTER_OK);
+    cr_assert_not_null(fake_take_type(ctx, &queue_ready_type));
+    fake_advance(ctx, 1000);
+    cr_assert_null(report(ctx));
+    run(ctx, 3, "x");
+    report_of(ctx, 3, job_state_COMPLETED, MUSTER_OK);
+    fake_free(&ctx);
+}
+
+/* ---- with a child ---------------------------------------------------------------------------------------------------
+ */
+
+/* A claude in the turn of job 1. */
+static struct muster_child *
+begun(struct muster_ctx *ctx)
+{
+    struct muster_child *child;
+
+    run(ctx, 1, "do it");
+    cr_assert_eq(fake_child_count(ctx), 1);
+    child = fake_child_at(ctx, 0);
+    fake_child_line(child, READY);
+    fake_child_input_clear(child);
+    fake_child_line(child, INIT);
+    return child;
+}
+
+static bool
+has_variable(const struct muster_child *child, const char *variable)
+{
+    const char *const *env = fake_child_spec(child)->env;
+
+    for (; *env; env++)
+        if (!strncmp(*env, variable, strlen(variable)))
+            return true;
+    return false;
+}
+
+Test(agent, gives_its_process_only_what_it_may_see)
+{
+    struct muster_ctx *ctx;
+    struct muster_child *child;
+    char mark[64];
+
+    setenv("SECRET_OF_THE_DAEMON", "1", 1);
+    setenv("CLAUDECODE", "1", 1);
+    setenv("CLAUDE_CODE_ENTRYPOINT", "cli", 1);
+    setenv("PASSED", "yes", 1);
+    ctx = start("agents:\n  pass_env: [PATH, PASSED, CLAUDECODE, CLAUDE_CODE_ENTRYPOINT, UNSET_VARIABLE]\n" CLAUDE
+                "    env: {CLAUDE_CODE_MAX_RETRIES: '9', OWN: 'a=b'}\n");
+    child = begun(ctx);
+    cr_assert(has_variable(child, "PATH="));
+    cr_assert(has_variable(child, "PASSED=yes"));
+    cr_assert(has_variable(child, "DISABLE_AUTOUPDATER=1"));
+    cr_assert(has_variable(child, "CLAUDE_CODE_MAX_RETRIES=9"));
+    cr_assert_not(has_variable(child, "CLAUDE_CODE_MAX_RETRIES=3"));
+    cr_assert(has_variable(child, "OWN=a=b"));
+    cr_assert_not(has_variable(child, "SECRET"));
+    cr_assert_not(has_variable(child, "CLAUDECODE"));
+    cr_assert_not(has_variable(child, "CLAUDE_CODE_ENTRYPOINT"));
+    cr_assert_not(has_variable(child, "UNSET"));
+    snprintf(mark, sizeof(mark), "%s.backend.1", muster_store_epoch(muster_ctx_store(ctx)));
+    cr_assert_str_eq(fake_child_spec(child)->mark, mark);
+    cr_assert_str_eq(fake_child_spec(child)->directory, "/tmp");
+    fake_free(&ctx);
+}
+
+Test(agent, keeps_a_process_warm_for_the_next_job)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child = begun(ctx);
+    const struct muster_agent_view *view;
+    const struct queue_report *got;
+
+    view = fake_board(ctx, ADDRESS);
+    cr_assert_eq(view->processes[0].state, process_state_BUSY);
+    fake_child_line(child, RESULT);
+    got = report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    cr_assert_str_eq(got->session, "s-1");
+    cr_assert_str_eq(got->result, "done");
+    cr_assert_eq(got->usage->input_tokens, 3);
+    view = fake_board(ctx, ADDRESS);
+    cr_assert_eq(view->count, 1);
+    cr_assert_eq(view->processes[0].state, process_state_IDLE);
+    cr_assert_eq(view->processes[0].turns, 1);
+    cr_assert_gt(view->processes[0].pid, 0);
+    cr_assert_str_eq(view->processes[0].session, "s-1");
+    run(ctx, 2, "and this");
+    cr_assert_eq(fake_child_count(ctx), 1);
+    cr_assert_not_null(strstr(fake_child_input(child), "and this"));
+    fake_free(&ctx);
+}
+
+Test(agent, stops_an_idle_process_and_resumes_its_session)
+{
+    struct muster_ctx *ctx = start(CLAUDE "    idle_stop: 1m\n");
+    struct muster_child *child = begun(ctx);
+    const char *const *argv;
+
+    fake_child_line(child, RESULT);
+    fake_advance(ctx, 60000);
+    cr_assert(fake_child_input_closed(child));
+    fake_child_exit(child, 0);
+    cr_assert(fake_child_freed(child));
+    cr_assert_eq(((const struct muster_agent_view *)fake_board(ctx, ADDRESS))->count, 0);
+    cr_assert_eq(fake_said(ctx, "agent-crash"), 0);
+    run_attempt(ctx, 2, 1, "go on", NULL);
+    cr_assert_eq(fake_child_count(ctx), 2);
+    for (argv = fake_child_spec(fake_child_at(ctx, 1))->argv; *argv && strcmp(*argv, "--resume"); argv++) {
+    }
+    cr_assert_str_eq(argv[1], "s-1");
+    fake_free(&ctx);
+}
+
+Test(agent, a_sleeping_session_is_not_started_twice)
+{
+    struct muster_ctx *ctx = start(CLAUDE "    idle_stop: 1m\n    concurrency: 2\n");
+    const char *const *argv;
+
+    fake_child_line(begun(ctx), RESULT);
+    fake_advance(ctx, 60000);
+    fake_child_exit(fake_child_at(ctx, 0), 0);
+    run_attempt(ctx, 2, 1, "any", NULL);
+    run_attempt(ctx, 3, 1, "mine", "s-1");
+    cr_assert_eq(fake_child_count(ctx), 2, "the second waits for the process of its session");
+    run_attempt(ctx, 4, 1, "another", NULL);
+    cr_assert_eq(fake_child_count(ctx), 3);
+    for (argv = fake_child_spec(fake_child_at(ctx, 2))->argv; *argv; argv++)
+        cr_assert_str_neq(*argv, "--resume");
+    fake_free(&ctx);
+}
+
+Test(agent, a_session_goes_to_its_own_process_only)
+{
+    struct muster_ctx *ctx = start(CLAUDE "    concurrency: 2\n");
+    struct muster_child *first = begun(ctx), *second;
+
+    fake_child_line(first, RESULT);
+    run_attempt(ctx, 2, 1, "other", "s-2");
+    cr_assert_eq(fake_child_count(ctx), 2);
+    second = fake_child_at(ctx, 1);
+    fake_child_line(second, READY);
+    run_attempt(ctx, 3, 1, "same", "s-2");
+    cr_assert_null(strstr(fake_child_input(second), "same"));
+    cr_assert_not(fake_child_input_closed(first));
+    fake_child_line(second, "{\"type\":\"result\",\"is_error\":false,\"result\":\"x\",\"session_id\":\"s-2\"}");
+    cr_assert_not_null(strstr(fake_child_input(second), "same"));
+    cr_assert_null(strstr(fake_child_input(first), "same"));
+    fake_free(&ctx);
+}
+
+Test(agent, an_idle_process_makes_room_for_another_session)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child = begun(ctx);
+
+    fake_child_line(child, RESULT);
+    run_attempt(ctx, 2, 1, "other", "s-2");
+    cr_assert(fake_child_input_closed(child));
+    cr_assert_eq(fake_child_count(ctx), 1);
+    fake_child_exit(child, 0);
+    cr_assert_eq(fake_child_count(ctx), 2);
+    fake_child_line(fake_child_at(ctx, 1), READY);
+    cr_assert_not_null(strstr(fake_child_input(fake_child_at(ctx, 1)), "other"));
+    fake_free(&ctx);
+}
+
+Test(agent, a_crash_fails_the_attempt_with_the_last_words)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child = begun(ctx);
+    const struct queue_report *got;
+
+    fake_child_words(child, "out of memory\n");
+    fake_child_exit(child, 1 << 8);
+    got = report_of(ctx, 1, job_state_FAILED, MUSTER_PROCESS_ERROR);
+    cr_assert_str_eq(got->message, "claude exited with status 1: out of memory");
+    cr_assert_str_eq(got->session, "s-1");
+    cr_assert(fake_child_freed(child));
+    cr_assert_eq(fake_said(ctx, "agent-crash"), 1);
+    fake_free(&ctx);
+}
+
+Test(agent, a_session_that_is_gone_is_not_resumed_again)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child;
+    const struct queue_report *got;
+
+    run_attempt(ctx, 1, 2, "go on", "s-9");
+    child = fake_child_at(ctx, 0);
+    fake_child_words(child, "No conversation found with session ID: s-9");
+    fake_child_exit(child, 1 << 8);
+    got = report(ctx);
+    cr_assert_str_eq(got->code, "PROCESS_ERROR");
+    cr_assert_str_eq(got->session ? got->session : "", "");
+    fake_free(&ctx);
+}
+
+Test(agent, a_program_that_is_missing_fails_each_attempt)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    const struct queue_report *got;
+
+    fake_child_refuse(ctx, MUSTER_NOT_FOUND, "claude: no such program in PATH");
+    run_attempt(ctx, 1, 1, "x", "s-3");
+    got = report_of(ctx, 1, job_state_FAILED, MUSTER_PROCESS_ERROR);
+    cr_assert_str_eq(got->message, "claude: no such program in PATH");
+    cr_assert_str_eq(got->session, "s-3");
+    cr_assert_eq(fake_said(ctx, "agent-missing"), 1);
+    run(ctx, 2, "now it is there");
+    cr_assert_eq(fake_child_count(ctx), 1);
+    fake_free(&ctx);
+}
+
+Test(agent, a_process_that_is_never_ready_is_ended)
+{
+    struct muster_ctx *ctx = start(CLAUDE "    start_timeout: 2s\n    stop_timeout: 1s\n");
+    struct muster_child *child;
+
+    run(ctx, 1, "x");
+    child = fake_child_at(ctx, 0);
+    fake_advance(ctx, 2000);
+    cr_assert(fake_child_input_closed(child));
+    cr_assert_null(report(ctx));
+    fake_child_exit(child, 0);
+    report_of(ctx, 1, job_state_FAILED, MUSTER_AGENT_HUNG);
+    fake_free(&ctx);
+}
+
+Test(agent, goes_down_the_ladder_step_by_step)
+{
+    struct muster_ctx *ctx = start(CLAUDE "    stop_timeout: 1s\n");
+    struct muster_child *child = begun(ctx);
+
+    cancel(ctx, 1, false);
+    cr_assert_not_null(strstr(fake_child_input(child), "\"interrupt\""));
+    fake_advance(ctx, 999);
+    cr_assert_not(fake_child_input_closed(child));
+    fake_advance(ctx, 1);
+    cr_assert(fake_child_input_closed(child));
+    cr_assert_eq(fake_said(ctx, "agent-deaf"), 1);
+    fake_advance(ctx, 1000);
+    cr_assert_eq(fake_child_last_signal(child), SIGINT);
+    fake_advance(ctx, 1000);
+    cr_assert_eq(fake_child_last_signal(child), SIGTERM);
+    cr_assert_null(report(ctx));
+    fake_advance(ctx, 1000);
+    cr_assert(fake_child_freed(child));
+    report_of(ctx, 1, job_state_CANCELLED, MUSTER_OK);
+    run(ctx, 2, "next");
+    cr_assert_eq(fake_child_count(ctx), 2);
+    fake_free(&ctx);
+}
+
+Test(agent, an_interrupted_process_stays)
+{
+    struct muster_ctx *ctx = start(CLAUDE "    stop_timeout: 1s\n");
+    struct muster_child *child = begun(ctx);
+
+    cancel(ctx, 1, true);
+    fake_child_line(child, ABORTED);
+    cr_assert_str_eq(report_of(ctx, 1, job_state_PARKED, MUSTER_OK)->session, "s-1");
+    fake_advance(ctx, 10000);
+    cr_assert_not(fake_child_input_closed(child));
+    fake_free(&ctx);
+}
+
+Test(agent, a_turn_that_ends_by_itself_first_is_completed)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child = begun(ctx);
+
+    cancel(ctx, 1, false);
+    fake_child_line(child, RESULT);
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    fake_free(&ctx);
+}
+
+Test(agent, a_cancelled_start_is_reported_at_once_and_goes_on)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+
+    run(ctx, 1, "x");
+    cancel(ctx, 1, false);
+    report_of(ctx, 1, job_state_CANCELLED, MUSTER_OK);
+    run(ctx, 2, "y");
+    fake_child_line(fake_child_at(ctx, 0), READY);
+    cr_assert_not_null(strstr(fake_child_input(fake_child_at(ctx, 0)), "\"y\""));
+    cr_assert_eq(fake_child_count(ctx), 1);
+    fake_free(&ctx);
+}
+
+Test(agent, a_tool_at_work_doubles_the_patience)
+{
+    struct muster_ctx *ctx = start(CLAUDE "    silence_timeout: 1s\n    stop_timeout: 1s\n");
+    struct muster_child *child = begun(ctx);
+
+    fake_child_line(child,
+                    "{\"type\":\"assistant\",\"message\":{\"id\":\"m\",\"content\":[{\"type\":\"tool_use\",\"id\":"
+                    "\"t1\",\"name\":\"Bash\",\"input\":{}}]}}");
+    fake_advance(ctx, 1999);
+    cr_assert_null(strstr(fake_child_input(child), "\"interrupt\""));
+    fake_advance(ctx, 1);
+    cr_assert_not_null(strstr(fake_child_input(child), "\"interrupt\""));
+    fake_child_line(child, ABORTED);
+    report_of(ctx, 1, job_state_FAILED, MUSTER_AGENT_HUNG);
+    fake_free(&ctx);
+}
+
+Test(agent, a_line_too_long_fails_the_attempt)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child = begun(ctx);
+
+    fake_child_overlong(child);
+    fake_child_exit(child, 9);
+    report_of(ctx, 1, job_state_FAILED, MUSTER_OUTPUT_TOO_LARGE);
+    fake_free(&ctx);
+}
+
+Test(agent, a_denied_tool_is_in_the_journal)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child = begun(ctx);
+
+    fake_child_line(child,
+                    "{\"type\":\"control_request\",\"request_id\":\"1\",\"request\":{\"subtype\":\"can_use_tool\","
+                    "\"tool_name\":\"Bash\",\"input\":{\"command\":\"rm x\"}}}");
+    cr_assert_eq(fake_said(ctx, "agent-permission-denied"), 1);
+    cr_assert_not_null(strstr(fake_child_input(child), "\"deny\""));
+    fake_free(&ctx);
+}
+
+Test(agent, says_what_its_processes_do)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    const struct fake_sent *sent;
+    const struct log_append *append;
+    char states[256] = "";
+    struct muster_arena *arena = muster_arena_new();
+    struct agent_process event;
+    size_t i;
+
+    fake_child_line(begun(ctx), RESULT);
+    while ((sent = fake_take_type(ctx, &log_append_type))) {
+        append = sent->body;
+        for (i = 0; i < append->entries.count; i++) {
+            if (strcmp(append->entries.items[i].type, agent_process_type.wire))
+                continue;
+            cr_assert_eq(muster_unpack(&agent_process_type, append->entries.items[i].body.data,
+                                       append->entries.items[i].body.size, arena, &event, NULL),
+                         MUSTER_OK);
+            cr_assert(muster_id_is_zero(&append->entries.items[i].job));
+            strcat(strcat(states, " "), muster_enum_wire(&process_state_enum, (int)event.state));
+        }
+    }
+    cr_assert_str_eq(states, " starting busy idle");
+    muster_arena_free(&arena);
+    fake_free(&ctx);
+}
+
+/* ---- one process a turn ---------------------------------------------------------------------------------------------
+ */
+
+#define COMMAND "teams:\n  backend:\n    driver: command\n    directory: /tmp\n    command: "
+
+Test(agent, a_command_reads_the_prompt_and_its_lines_are_chunks)
+{
+    struct muster_ctx *ctx = start(COMMAND "[wc, -l]\n");
+    struct muster_child *child;
+    char text[256];
+
+    run(ctx, 1, "two\nlines");
+    child = fake_child_at(ctx, 0);
+    cr_assert_str_eq(fake_child_input(child), "two\nlines");
+    cr_assert(fake_child_input_closed(child));
+    fake_child_line(child, "first");
+    fake_child_line(child, "second");
+    cr_assert_null(report(ctx));
+    fake_child_exit(child, 0);
+    cr_assert_str_eq(report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK)->result, "first\nsecond");
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "job.started job.chunk job.chunk");
+    cr_assert(fake_child_freed(child));
+    cr_assert_eq(fake_said(ctx, "agent-crash"), 0);
+    run(ctx, 2, "again");
+    cr_assert_eq(fake_child_count(ctx), 2);
+    fake_free(&ctx);
+}
+
+Test(agent, a_command_may_take_the_prompt_as_argument)
+{
+    struct muster_ctx *ctx = start(COMMAND "[ask, '--model={model}', '--x={prompt}!', '{other}']\n    model: m1\n");
+    const struct muster_child_spec *spec;
+
+    run(ctx, 1, "what {model}?");
+    spec = fake_child_spec(fake_child_at(ctx, 0));
+    cr_assert_str_eq(spec->argv[0], "ask");
+    cr_assert_str_eq(spec->argv[1], "--model=m1");
+    cr_assert_str_eq(spec->argv[2], "--x=what {model}?!");
+    cr_assert_str_eq(spec->argv[3], "{other}");
+    cr_assert_null(spec->argv[4]);
+    cr_assert_str_eq(fake_child_input(fake_child_at(ctx, 0)), "");
+    cr_assert(fake_child_input_closed(fake_child_at(ctx, 0)));
+    fake_free(&ctx);
+}
+
+Test(agent, a_command_that_fails_is_a_process_error)
+{
+    struct muster_ctx *ctx = start(COMMAND "[/bin/false]\n");
+
+    run(ctx, 1, "x");
+    fake_child_words(fake_child_at(ctx, 0), "no such option");
+    fake_child_exit(fake_child_at(ctx, 0), 2 << 8);
+    cr_assert_str_eq(report_of(ctx, 1, job_state_FAILED, MUSTER_PROCESS_ERROR)->message,
+                     "false exited with status 2: no such option");
+    run(ctx, 2, "x");
+    fake_child_exit(fake_child_at(ctx, 1), SIGSEGV);
+    cr_assert_str_eq(report_of(ctx, 2, job_state_FAILED, MUSTER_PROCESS_ERROR)->message,
+                     "false was ended by signal 11");
+    fake_free(&ctx);
+}
+
+Test(agent, a_cancelled_command_is_ended)
+{
+    struct muster_ctx *ctx = start(COMMAND "[sleep]\n    stop_timeout: 1s\n");
+    struct muster_child *child;
+
+    run(ctx, 1, "x");
+    child = fake_child_at(ctx, 0);
+    cancel(ctx, 1, false);
+    cr_assert_eq(fake_child_last_signal(child), SIGINT);
+    fake_child_exit(child, SIGINT);
+    report_of(ctx, 1, job_state_CANCELLED, MUSTER_OK);
+    fake_free(&ctx);
+}
+
+Test(agent, a_command_that_prints_too_much_is_ended)
+{
+    struct muster_ctx *ctx = start("agents:\n  max_answer: 1KiB\n" COMMAND "[yes]\n");
+    struct muster_child *child;
+    int i;
+
+    run(ctx, 1, "x");
+    child = fake_child_at(ctx, 0);
+    for (i = 0; i < 200; i++)
+        fake_child_line(child, "yyyyyyyyyyyyyyy");
+    report_of(ctx, 1, job_state_FAILED, MUSTER_OUTPUT_TOO_LARGE);
+    cr_assert_eq(fake_child_last_signal(child), SIGINT);
+    fake_child_exit(child, SIGINT);
+    cr_assert_null(report(ctx));
+    fake_free(&ctx);
+}

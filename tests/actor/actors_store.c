@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* The store actor: one commit a batch, answers only after it, numbers for durable events. */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "fake/fake_ctx.h"
+
+static struct muster_ctx *
+store_new(void)
+{
+    struct muster_ctx *ctx = fake_new("store: {sweep: 1s, keep_jobs: 1h}");
+
+    cr_assert_eq(fake_start(ctx, &muster_store_class, MUSTER_STORE, NULL), MUSTER_OK);
+    return ctx;
+}
+
+static uint64_t
+commits(struct muster_ctx *ctx)
+{
+    struct muster_store_stats stats;
+
+    muster_store_stats(muster_ctx_store(ctx), &stats);
+    return stats.commits;
+}
+
+/* Send a commit with one job, one durable event and one answer. */
+static muster_err
+send(struct muster_ctx *ctx, struct muster_id id, const char *record)
+{
+    struct job job = {.id = id,
+                      .kind = job_kind_ASK,
+                      .team = "t",
+                      .state = job_state_QUEUED,
+                      .prompt = "p",
+                      .priority = job_priority_NORMAL,
+                      .from = "f",
+                      .created_ms = FAKE_START_MS,
+                      .timeout_ms = 1,
+                      .max_attempts = 1};
+    struct job_queued queued = {.priority = job_priority_NORMAL};
+    struct muster_envelope envelope = {.id = 5, .reply_to = "", .trace = "", .principal.name = ""};
+    struct muster_buf value = {0}, body = {0}, ok = {0};
+    struct store_committed committed = {.seq = 1};
+    struct store_put put;
+    struct log_entry entry;
+    struct store_answer answer;
+    struct store_commit commit;
+    muster_err err;
+
+    muster_pack(&job_type, &job, &value);
+    muster_pack(&job_queued_type, &queued, &body);
+    muster_envelope_pack(&envelope, &store_committed_type, &committed, &ok);
+    put = (struct store_put){.record = record, .value = {(uint8_t *)value.data, value.size}};
+    entry = (struct log_entry){
+        .at_ms = 1, .type = "job.queued", .team = "t", .job = id, .body = {(uint8_t *)body.data, body.size}};
+    answer = (struct store_answer){.to = "caller/1", .ok = {(uint8_t *)ok.data, ok.size}};
+    commit = (struct store_commit){.puts = {&put, 1}, .entries = {&entry, 1}, .answers = {&answer, 1}};
+    err = fake_call(ctx, "", 0, &store_commit_type, &commit);
+    muster_buf_free(&value);
+    muster_buf_free(&body);
+    muster_buf_free(&ok);
+    return err;
+}
+
+Test(store, a_batch_is_one_commit_and_answers_follow_it)
+{
+    struct muster_ctx *ctx = store_new();
+    uint64_t before = commits(ctx);
+    struct muster_id ids[3];
+    const struct log_publish *publish;
+    int i;
+
+    fake_batch_begin(ctx);
+    for (i = 0; i < 3; i++) {
+        ids[i] = muster_id_new(FAKE_START_MS);
+        cr_assert_eq(send(ctx, ids[i], "job"), MUSTER_OK);
+        cr_assert_eq(fake_sent_count(ctx), 0);
+    }
+    fake_batch_end(ctx);
+    cr_assert_eq(commits(ctx) - before, 1);
+    publish = fake_take_to(ctx, MUSTER_LOG)->body;
+    cr_assert_eq(publish->events.count, 3);
+    cr_assert_lt(publish->events.items[0].seq, publish->events.items[1].seq);
+    for (i = 0; i < 3; i++) {
+        cr_assert_eq(fake_take_to(ctx, "caller/1")->envelope.id, 5);
+        cr_assert_not_null(fake_get(ctx, &job_type, &ids[i]));
+    }
+    fake_free(&ctx);
+}
+
+Test(store, a_commit_that_makes_no_sense_is_answered)
+{
+    struct muster_ctx *ctx = store_new();
+
+    cr_assert_eq(send(ctx, muster_id_new(FAKE_START_MS), "nonsense"), MUSTER_INVALID_REQUEST);
+    cr_assert_str_eq(((const struct failed *)fake_take_to(ctx, "caller/1")->body)->code, "INVALID_REQUEST");
+    fake_free(&ctx);
+}
+
+Test(store, old_jobs_are_swept)
+{
+    struct muster_ctx *ctx = store_new();
+    struct job job = {.id = muster_id_new(FAKE_START_MS),
+                      .kind = job_kind_ASK,
+                      .team = "t",
+                      .prompt = "p",
+                      .from = "f",
+                      .state = job_state_COMPLETED,
+                      .priority = job_priority_NORMAL,
+                      .created_ms = FAKE_START_MS,
+                      .finished_ms = FAKE_START_MS,
+                      .timeout_ms = 1,
+                      .max_attempts = 1};
+
+    fake_put(ctx, &job_type, &job);
+    fake_advance(ctx, 3500 * 1000);
+    cr_assert_not_null(fake_get(ctx, &job_type, &job.id));
+    fake_advance(ctx, 200 * 1000);
+    cr_assert_null(fake_get(ctx, &job_type, &job.id));
+    fake_free(&ctx);
+}
