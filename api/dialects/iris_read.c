@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* iris: teams, their status, one message, and its cancel.  Reads the store and what the actors published, on the
+ * connection's thread. */
+#include <string.h>
+
+#include "api/dialects/iris.h"
+
+/* ---- teams ---- */
+
+/* A copy of what the agent published last; NULL: nothing yet. */
+static const struct muster_agent_view *
+agent_view(struct http_request *request, const char *team)
+{
+    const char *board = muster_arena_printf(http_arena(request), MUSTER_AGENT_PREFIX "%s", team);
+    struct muster_notice *notice = muster_board_take(http_house(request)->bus, board);
+    struct muster_agent_view *view = NULL;
+
+    if (notice) {
+        view = muster_arena_alloc(http_arena(request), sizeof *view);
+        *view = *(const struct muster_agent_view *)muster_notice_object(notice);
+    }
+    muster_notice_release(&notice);
+    return view;
+}
+
+static size_t
+process_count(const struct muster_agent_view *view)
+{
+    size_t count = view ? view->count : 0;
+
+    return count < MUSTER_VIEW_PROCESSES ? count : MUSTER_VIEW_PROCESSES;
+}
+
+static const char *
+team_status(const struct muster_queue_view *queue, const struct muster_agent_view *agent)
+{
+    size_t i;
+
+    if (queue->running > 0)
+        return "busy";
+    for (i = 0; i < process_count(agent); i++)
+        if (agent->processes[i].state == process_state_STARTING)
+            return "starting";
+    return queue->queued > 0 ? "busy" : "idle";
+}
+
+void
+iris_handle_teams(struct http_request *request)
+{
+    const struct options *options = http_house(request)->options;
+    struct iris_team *items = muster_arena_alloc(http_arena(request), (options->teams.count + 1) * sizeof *items);
+    struct iris_teams answer = {.teams = {items, 0}};
+    size_t i;
+
+    for (i = 0; i < options->teams.count; i++) {
+        const struct team_options *team = &options->teams.items[i];
+        struct muster_queue_view queue;
+
+        if (!http_may_use(request, team->name))
+            continue;
+        queue = iris_queue_view(request, team->name);
+        items[answer.teams.count++] =
+            (struct iris_team){.name = team->name,
+                               .status = team_status(&queue, agent_view(request, team->name)),
+                               .driver = muster_enum_wire(&driver_kind_enum, (int)team->driver),
+                               .queued = queue.queued,
+                               .running = queue.running,
+                               .concurrency = team->concurrency};
+    }
+    http_answer_type(request, 200, &iris_teams_type, &answer);
+}
+
+static void
+show_processes(struct http_request *request, const struct muster_agent_view *view, struct iris_team_status *out)
+{
+    size_t count = process_count(view), i;
+    struct iris_process *items = muster_arena_alloc(http_arena(request), (count + 1) * sizeof *items);
+
+    for (i = 0; i < count; i++) {
+        const struct muster_process_view *process = &view->processes[i];
+        const char *state = muster_enum_wire(&process_state_enum, (int)process->state);
+
+        items[i] = (struct iris_process){process->pid, state ? state : "stopped", process->started_ms, process->turns,
+                                         process->session};
+    }
+    out->processes.items = items;
+    out->processes.count = count;
+    if (view && view->problem[0]) {
+        out->lastError = view->problem;
+        out->lastErrorAt = view->problem_ms;
+    }
+}
+
+void
+iris_handle_team_status(struct http_request *request)
+{
+    const struct team_options *team = muster_team_options(http_house(request)->options, http_param(request, "team"));
+    const struct muster_agent_view *agent = agent_view(request, team->name);
+    struct muster_queue_view queue = iris_queue_view(request, team->name);
+    struct iris_team_status answer = {.team = team->name,
+                                      .status = team_status(&queue, agent),
+                                      .driver = muster_enum_wire(&driver_kind_enum, (int)team->driver),
+                                      .queued = queue.queued,
+                                      .running = queue.running,
+                                      .concurrency = team->concurrency,
+                                      .averageDuration = queue.mean_ms,
+                                      .completed = queue.completed,
+                                      .failed = queue.failed};
+
+    show_processes(request, agent, &answer);
+    http_answer_type(request, 200, &iris_team_status_type, &answer);
+}
+
+/* ---- a message ---- */
+
+/* When it is likely done; 0: cannot be told. */
+static int64_t
+estimate(const struct job *job, const struct muster_queue_view *queue, int64_t mean_ms, int64_t now_ms)
+{
+    int64_t slots = queue->max_running > 0 ? queue->max_running : 1;
+    int64_t end_ms;
+
+    if (iris_is_final(job->state))
+        return 0;
+    if (strcmp(iris_status(job->state), "processing") == 0)
+        end_ms = job->started_ms + mean_ms;
+    else
+        end_ms = (job->not_before_ms > now_ms ? job->not_before_ms : now_ms) + mean_ms * (1 + queue->queued / slots);
+    return end_ms > now_ms ? end_ms : now_ms;
+}
+
+static struct iris_progress
+progress(const struct job *job, int64_t mean_ms, int64_t now_ms)
+{
+    int64_t percentage = 0;
+
+    if (iris_is_final(job->state))
+        return (struct iris_progress){1, 1, 100};
+    if (strcmp(iris_status(job->state), "processing") == 0 && now_ms > job->started_ms)
+        percentage = (now_ms - job->started_ms) * 100 / (mean_ms > 0 ? mean_ms : 1);
+    return (struct iris_progress){0, 1, percentage < 99 ? percentage : 99};
+}
+
+void
+iris_handle_message(struct http_request *request)
+{
+    struct muster_arena *arena = http_arena(request);
+    int64_t now_ms = muster_clock_ms(), mean_ms;
+    struct muster_queue_view queue;
+    struct iris_progress so_far;
+    struct iris_message answer;
+    struct job job;
+
+    if (!iris_find(request, &job))
+        return;
+    queue = iris_queue_view(request, job.team);
+    mean_ms = queue.mean_ms > 0 ? queue.mean_ms : http_house(request)->options->queue->first_estimate;
+    so_far = progress(&job, mean_ms, now_ms);
+    answer = (struct iris_message){.messageId = iris_message_id(arena, &job.id),
+                                   .jobId = iris_job_id(arena, &job.id),
+                                   .team = job.team,
+                                   .status = iris_status(job.state),
+                                   .state = muster_enum_wire(&job_state_enum, (int)job.state),
+                                   .progress = &so_far,
+                                   .createdAt = job.created_ms,
+                                   .startedAt = job.started_ms,
+                                   .completedAt = job.finished_ms,
+                                   .estimatedCompletion = estimate(&job, &queue, mean_ms, now_ms),
+                                   .response = job.result,
+                                   .error = iris_problem_of(arena, &job),
+                                   .duration = iris_duration(&job),
+                                   .attempts = job.attempt,
+                                   .metadata = iris_metadata_of(arena, &job)};
+    http_answer_type(request, 200, &iris_message_type, &answer);
+}
+
+/* ---- cancel ---- */
+
+static void
+fail_ended(struct http_request *request, const struct job *job, enum job_state state)
+{
+    struct iris_ended ended = {iris_message_id(http_arena(request), &job->id), iris_status(state)};
+
+    iris_fail(request, MUSTER_CONFLICT, &iris_ended_type, &ended,
+              muster_arena_printf(http_arena(request), "The message has ended already: %s", ended.status));
+}
+
+void
+iris_handle_cancel(struct http_request *request)
+{
+    struct muster_arena *arena = http_arena(request);
+    struct queue_cancelled cancelled;
+    struct iris_cancelled answer;
+    struct queue_cancel cancel;
+    struct job job;
+    muster_err err;
+
+    if (!iris_find(request, &job))
+        return;
+    if (iris_is_final(job.state)) {
+        fail_ended(request, &job, job.state);
+        return;
+    }
+    cancel = (struct queue_cancel){.job = job.id};
+    err = http_ask(request, MUSTER_QUEUE, &queue_cancel_type, &cancel, &queue_cancelled_type, &cancelled, IRIS_HOP_MS);
+    if (err == MUSTER_OK && cancelled.state != job_state_CANCELLED) {
+        fail_ended(request, &job, cancelled.state);
+        return;
+    }
+    if (err == MUSTER_CONFLICT && iris_find(request, &job) && iris_is_final(job.state)) {
+        fail_ended(request, &job, job.state);
+        return;
+    }
+    if (err) {
+        http_fail_as_told(request, err);
+        return;
+    }
+    answer = (struct iris_cancelled){iris_message_id(arena, &job.id), iris_job_id(arena, &job.id),
+                                     iris_status(cancelled.state), cancelled.was_running};
+    http_answer_type(request, 200, &iris_cancelled_type, &answer);
+}

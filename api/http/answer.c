@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* Answers: head and body leave in one write, because two would meet Nagle's algorithm, and each is bounded in time.
+ * The connection's thread. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "api/http/gateway.h"
+
+enum { SMALL_ANSWER = 16384 /* always fits the socket's buffer: needs no watch */ };
+
+/* ---- the head ---- */
+
+static const char *
+phrase(int status)
+{
+    static const struct {
+        int status;
+        const char *text;
+    } rows[] = {
+        {200, "OK"},
+        {201, "Created"},
+        {202, "Accepted"},
+        {204, "No Content"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {403, "Forbidden"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {408, "Request Timeout"},
+        {409, "Conflict"},
+        {410, "Gone"},
+        {413, "Content Too Large"},
+        {415, "Unsupported Media Type"},
+        {429, "Too Many Requests"},
+        {431, "Request Header Fields Too Large"},
+        {500, "Internal Server Error"},
+        {502, "Bad Gateway"},
+        {503, "Service Unavailable"},
+        {507, "Insufficient Storage"},
+    };
+    size_t i;
+
+    for (i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (rows[i].status == status)
+            return rows[i].text;
+    return "Unknown";
+}
+
+/* Not strftime, whose names of days depend on the locale. */
+static void
+date_text(char out[32])
+{
+    static const char *const days[] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+    static const char *const months[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                         "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+    time_t now = (time_t)(muster_clock_ms() / 1000);
+    struct tm tm;
+
+    (void)gmtime_r(&now, &tm);
+    (void)snprintf(out, 32, "%s, %02u %s %04u %02u:%02u:%02u GMT", days[tm.tm_wday % 7], (unsigned)tm.tm_mday % 100,
+                   months[tm.tm_mon % 12], (unsigned)(tm.tm_year + 1900) % 10000, (unsigned)tm.tm_hour % 100,
+                   (unsigned)tm.tm_min % 100, (unsigned)tm.tm_sec % 100);
+}
+
+static void
+head_rate(const struct http_request *request, struct muster_buf *out)
+{
+    const struct muster_principal *rate = &request->rate;
+    int64_t wait_s = rate->rate_reset_s - muster_clock_ms() / 1000;
+    int64_t left = rate->rate_left > 0 ? rate->rate_left : 0;
+
+    if (rate->rate_limit <= 0)
+        return;
+    muster_buf_printf(out, "X-RateLimit-Limit: %lld\r\nX-RateLimit-Remaining: %lld\r\nX-RateLimit-Reset: %lld\r\n",
+                      (long long)rate->rate_limit, (long long)left, (long long)rate->rate_reset_s);
+    muster_buf_printf(out, "RateLimit-Policy: \"default\";q=%lld;w=%lld\r\nRateLimit: \"default\";r=%lld;t=%lld\r\n",
+                      (long long)rate->rate_limit, (long long)rate->rate_window_s, (long long)left,
+                      (long long)(wait_s > 0 ? wait_s : 0));
+}
+
+static void
+head_retry(const struct http_request *request, struct muster_buf *out, int status)
+{
+    int64_t wait_s = request->told.retry_after_s;
+
+    if (status != 429 && status != 503 && status != 507)
+        return;
+    if (wait_s <= 0 && status == 429 && request->rate.rate_limit > 0)
+        wait_s = request->rate.rate_reset_s - muster_clock_ms() / 1000;
+    muster_buf_printf(out, "Retry-After: %lld\r\n", (long long)(wait_s > 0 ? wait_s : HTTP_RETRY_AFTER_S));
+}
+
+void
+http_head(struct http_request *request, struct muster_buf *out, int status, const char *content_type, int64_t size)
+{
+    char date[32];
+
+    date_text(date);
+    muster_buf_printf(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\nX-Request-Id: %s\r\n", status,
+                      phrase(status), date, request->keep_alive ? "keep-alive" : "close", request->id);
+    if (status != 204)
+        muster_buf_printf(out, "Content-Type: %s\r\n", content_type);
+    if (size >= 0 && status != 204)
+        muster_buf_printf(out, "Content-Length: %lld\r\n", (long long)size);
+    if (size >= 0)
+        muster_buf_str(out, "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n");
+    else
+        muster_buf_str(out, "X-Content-Type-Options: nosniff\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n");
+    if (status == 401)
+        muster_buf_str(out, "WWW-Authenticate: Bearer\r\n");
+    if (status == 405 && request->allow)
+        muster_buf_printf(out, "Allow: %s\r\n", request->allow);
+    head_rate(request, out);
+    head_retry(request, out, status);
+    muster_buf_str(out, "\r\n");
+}
+
+void
+http_close(struct http_request *request)
+{
+    request->keep_alive = false;
+    mg_disable_connection_keep_alive(request->connection);
+}
+
+/* ---- the whole ---- */
+
+static void
+write_out(struct http_request *request, const struct muster_buf *out)
+{
+    bool watched = out->size > SMALL_ANSWER;
+    int written;
+
+    if (watched)
+        http_watch_begin(request, HTTP_WRITING, request->server->options->request_timeout);
+    written = mg_write(request->connection, out->data, out->size);
+    if (watched)
+        (void)http_watch_end(request);
+    if (written < 0 || (size_t)written != out->size)
+        http_close(request);
+}
+
+void
+http_answer(struct http_request *request, int status, const char *content_type, const char *body, size_t size)
+{
+    struct muster_buf *out = &request->thread->out;
+
+    MUSTER_ASSERT(!request->answered);
+    request->answered = true;
+    request->status = status;
+    http_guard_rest(request);
+    muster_buf_clear(out);
+    http_head(request, out, status, content_type, (int64_t)size);
+    if (!request->head_only && status != 204)
+        muster_buf_add(out, body, size);
+    write_out(request, out);
+}
+
+void
+http_answer_type(struct http_request *request, int status, const struct muster_type *type, const void *body)
+{
+    struct muster_buf *text = &request->thread->text;
+
+    muster_buf_clear(text);
+    muster_json_encode(type, body, text);
+    http_answer(request, status, "application/json", text->data, text->size);
+}
+
+static void
+fail(struct http_request *request, muster_err err, const char *details, const char *format, va_list args)
+{
+    struct muster_buf *text = &request->thread->text;
+    struct muster_buf message = {0};
+
+    muster_buf_vprintf(&message, format, args);
+    muster_buf_clear(text);
+    request->dialect->render_error(text, err, message.data ? message.data : "", details, muster_clock_ms());
+    muster_buf_free(&message);
+    http_answer(request, muster_err_http(err), "application/json", text->data, text->size);
+}
+
+void
+http_fail(struct http_request *request, muster_err err, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    fail(request, err, NULL, format, args);
+    va_end(args);
+}
+
+void
+http_fail_details(struct http_request *request, muster_err err, const char *details, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    fail(request, err, details, format, args);
+    va_end(args);
+}

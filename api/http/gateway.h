@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* Inside of the HTTP gateway: the server, its threads and a request on its way through.
+ *
+ * A request belongs to the connection's thread.  The server is shared: what changes in it is atomic or under its lock.
+ */
+#ifndef GATEWAY_H
+#define GATEWAY_H
+
+#include <civetweb.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "api/http/muster_http.h"
+
+enum {
+    HTTP_STATUSES = 24,      /* room for the counted statuses, see metrics.c */
+    HTTP_BUCKETS = 10,       /* of the histogram of durations */
+    HTTP_PARAMS = 4,         /* {names} a path may have */
+    HTTP_LISTEN = 16,        /* addresses */
+    HTTP_KEEP_BYTES = 65536, /* a thread's buffers are kept up to this size between requests */
+    HTTP_RETRY_AFTER_S = 1,  /* when an overload does not say */
+    HTTP_HOP_MS = 10000      /* how long an actor may take where nothing else is said */
+};
+
+/* ---- routes and their counters ---- */
+
+struct http_entry {
+    const struct http_route *route; /* NULL: requests that fit no route */
+    const struct http_dialect *dialect;
+    _Atomic uint64_t statuses[HTTP_STATUSES];
+    _Atomic uint64_t buckets[HTTP_BUCKETS + 1]; /* the last one: longer */
+    _Atomic uint64_t duration_us;
+};
+
+/* ---- a worker thread of civetweb ---- */
+
+enum http_phase {
+    HTTP_IDLE,
+    HTTP_READING, /* the client must send its body before the deadline */
+    HTTP_WRITING, /* the client must read its answer before the deadline */
+    HTTP_ASKING   /* an actor's answer is awaited; ended by the server's stop */
+};
+
+struct http_thread {
+    struct http_server *server;
+    struct http_thread *next;   /* in the server's list, under its lock */
+    struct muster_post *post;   /* NULL until the first ask */
+    int64_t asked;              /* number of the last message sent */
+    struct muster_arena *arena; /* of the current request; NULL until the first */
+    struct muster_buf in;       /* body of the request */
+    struct muster_buf text;     /* body of the answer */
+    struct muster_buf out;      /* the answer with its head */
+    pthread_mutex_t lock;       /* guards what follows against the watch */
+    enum http_phase phase;
+    int fd;
+    int64_t deadline_ms;
+    bool fired; /* the deadline has passed and the socket was shut down */
+};
+
+/* ---- the server ---- */
+
+struct http_listen {
+    struct in_addr address; /* INADDR_ANY: all, or not known */
+    int port;
+};
+
+struct http_streams;
+
+struct http_server {
+    struct muster_house house;
+    const struct http_options *options;
+    const struct http_dialect *const *dialects;
+    struct mg_context *context;
+    struct http_streams *streams;
+    struct http_entry *entries; /* entry_count of them, the last is for requests that fit no route */
+    size_t entry_count;
+    struct http_listen listen[HTTP_LISTEN];
+    size_t listen_count;
+    int64_t started_ms;
+    char url[160];
+    char problem[256];   /* what civetweb said last while it started */
+    atomic_bool running; /* started: what civetweb says is about single connections */
+
+    pthread_mutex_t lock; /* guards the list of threads */
+    struct http_thread *threads;
+    pthread_cond_t idle; /* with stopping: no request is at work any more */
+
+    atomic_bool draining;
+    atomic_bool stopping;
+    atomic_int fd_hint;
+    _Atomic int64_t connections;
+    _Atomic int64_t busy;
+    _Atomic int64_t waiting;
+    _Atomic int64_t stream_count;
+    _Atomic uint64_t streams_dropped; /* too slow */
+    _Atomic uint64_t stream_events;
+    _Atomic uint64_t cut; /* connections that took too long */
+};
+
+/* ---- a request ---- */
+
+struct http_field {
+    const char *name;
+    const char *value;
+};
+
+struct http_stream;
+
+struct http_request {
+    struct mg_connection *connection;
+    const struct mg_request_info *info; /* NULL when civetweb could not parse the request */
+    struct http_server *server;
+    struct http_thread *thread;
+    struct http_entry *entry;
+    const struct http_dialect *dialect; /* whose errors are rendered */
+    const char *method;
+    const char *path; /* as sent, without the query */
+    struct http_field params[HTTP_PARAMS];
+    size_t param_count;
+    struct http_field *queries;
+    size_t query_count;
+    const void *body;
+    struct key key; /* a copy; id zero: no credential was needed */
+    bool has_key;
+    struct rate_limit limit;      /* the effective one; requests 0: unlimited */
+    bool counted;                 /* against the rate */
+    struct muster_principal rate; /* what is left; rate_limit 0: not known */
+    struct {
+        const char *message;
+        int64_t retry_after_s;
+    } told; /* by the last ask that failed */
+    char id[129];
+    const char *allow; /* for 405 */
+    struct http_stream *stream;
+    int64_t begun_us;
+    int64_t unread; /* bytes of the body that were not read yet; -1: chunked, unknown */
+    bool head_only;
+    bool keep_alive;
+    bool answered;
+    int status;
+};
+
+/* ---- request.c ---- */
+/* civetweb's begin_request: answers everything. */
+int http_serve(struct mg_connection *connection);
+/* civetweb's http_error: what it could not even parse. */
+int http_refuse(struct mg_connection *connection, int status, const char *message);
+int64_t http_clock_us(void);
+
+/* ---- route.c ---- */
+/* The table of all routes of all dialects. */
+void http_routes_build(struct http_server *server);
+/* Fill entry, dialect and params.  False: answered. */
+bool http_route_find(struct http_request *request);
+/* Split and decode the query.  False: answered. */
+bool http_query_parse(struct http_request *request);
+
+/* ---- access.c ---- */
+/* Credential, scopes and team.  False: answered. */
+bool http_access(struct http_request *request);
+
+/* ---- guard.c ---- */
+/* Refuse what could be read in two ways or costs too much.  False: answered. */
+bool http_guard_head(struct http_request *request);
+/* Read the body, decode it to the route's type.  False: answered. */
+bool http_guard_body(struct http_request *request);
+/* Before an answer: read the rest of a small body, or see to it that the connection closes. */
+void http_guard_rest(struct http_request *request);
+/* After an answer whose connection closes with unread bytes: let the client read it before the reset. */
+void http_guard_linger(struct http_request *request);
+
+/* ---- watch.c: phases with a deadline, ended by shutting the socket down ---- */
+void http_watch_begin(struct http_request *request, enum http_phase phase, int64_t limit_ms);
+/* Did the deadline pass? */
+bool http_watch_end(struct http_request *request);
+/* Called often by the streams' loop. */
+void http_watch_tick(struct http_server *server);
+/* Wake everything that waits, for the stop. */
+void http_watch_stop(struct http_server *server);
+
+/* ---- fd.c ---- */
+/* The descriptor of the request's connection, valid until the handler returns; -1: cannot be told. */
+int http_fd(struct http_request *request);
+
+/* ---- ask.c ---- */
+/* Count the request against the key's rate.  False: answered. */
+bool http_count(struct http_request *request);
+/* Ask without regard to the rate. */
+muster_err http_ask_directly(struct http_request *request, const char *to, const struct muster_type *type,
+                             const void *body, const struct muster_type *answer, void *out, int64_t timeout_ms);
+
+/* ---- answer.c ---- */
+/* The head of an answer; `size` -1: a stream. */
+void http_head(struct http_request *request, struct muster_buf *out, int status, const char *content_type,
+               int64_t size);
+/* The connection ends after this answer. */
+void http_close(struct http_request *request);
+/* The client has left: nothing is answered. */
+void http_gone(struct http_request *request);
+
+/* ---- stream.c ---- */
+muster_err http_streams_start(struct http_server *server, struct http_streams **out_streams);
+/* Wake every parked thread; they see that the server stops. */
+void http_streams_wake(struct http_streams *streams);
+void http_streams_stop(struct http_streams **streams_p);
+
+/* ---- metrics.c ---- */
+void http_metrics_count(struct http_request *request, int64_t duration_us);
+
+/* ---- common.c ---- */
+/* /health, /metrics and keys. */
+extern const struct http_dialect http_common;
+
+#endif

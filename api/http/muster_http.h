@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* The HTTP gateway: one server for all dialects.  No civetweb type crosses this header.
+ *
+ * The gateway owns every hazard of the wire (sizes, depth, smuggling, slow and vanished clients, thread counts),
+ * request ids, credentials, scopes, rates, validation and the request log.  A dialect is a table of routes and the
+ * shape of its errors; its handlers run on the connection's thread (100 KiB of stack), one request at a time, and may
+ * wait. */
+#ifndef MUSTER_HTTP_H
+#define MUSTER_HTTP_H
+
+#include "actors/muster_actor.h"
+#include "actors/muster_journal.h"
+#include "actors/muster_snapshots.h"
+
+/* ---- a request, as a handler sees it ---- */
+struct http_request;
+
+enum http_route_flags {
+    HTTP_OPEN = 1,     /* needs no credential and is not counted */
+    HTTP_STREAM = 2,   /* may become an event stream: the credential may also stand in ?api_key= (EventSource) */
+    HTTP_FORWARDS = 4, /* the handler takes the rate by handing its message on through the limiter (http_submit) */
+    HTTP_TEAM = 8      /* {team} must exist and be among the key's teams; checked before the body is read */
+};
+
+struct http_route {
+    const char *method;
+    const char *path;               /* "/api/v1/teams/{team}/ask" */
+    const char *scopes;             /* all needed, separated by spaces; NULL with HTTP_OPEN */
+    int64_t cost;                   /* requests that it counts for */
+    const struct muster_type *body; /* decoded before the handler runs; NULL: takes no body */
+    unsigned flags;
+    void (*handle)(struct http_request *request);
+    const char *doc;
+};
+
+struct http_dialect {
+    const char *name;
+    const struct http_route *routes; /* ends with method == NULL */
+    /* Append the body of an error answer.  `details` is a JSON value or NULL. */
+    void (*render_error)(struct muster_buf *out, muster_err err, const char *message, const char *details,
+                         int64_t now_ms);
+};
+
+const struct muster_house *http_house(const struct http_request *request);
+const char *http_method(const struct http_request *request);
+/* Value of {name} in the path, decoded. */
+const char *http_param(const struct http_request *request, const char *name);
+/* Value of a query field, decoded to the request's arena; NULL: not there. */
+const char *http_query(struct http_request *request, const char *name);
+/* NULL: not there.  Name in any case. */
+const char *http_header(const struct http_request *request, const char *name);
+/* The decoded body, a struct of the route's type. */
+const void *http_body(const struct http_request *request);
+const struct key *http_key(const struct http_request *request);
+/* May this key use that team? */
+bool http_may_use(const struct http_request *request, const char *team);
+const char *http_request_id(const struct http_request *request);
+/* Memory until the request is answered. */
+struct muster_arena *http_arena(struct http_request *request);
+
+/* ---- asking actors ---- */
+/* Send a message and wait for its answer, at most `timeout_ms`.  With HTTP_FORWARDS the message goes through the rate
+ * limiter.  MUSTER_OK: `out` (of `answer`, in the arena) is filled.  Else nothing is filled and the error has not been
+ * told yet: MUSTER_TIMEOUT, MUSTER_GONE (the client left), or what the actor said, see http_fail_as_told. */
+muster_err http_ask(struct http_request *request, const char *to, const struct muster_type *type, const void *body,
+                    const struct muster_type *answer, void *out, int64_t timeout_ms);
+/* Wait for a further answer to the last http_ask, which must have succeeded; likewise. */
+muster_err http_await(struct http_request *request, const struct muster_type *answer, void *out, int64_t timeout_ms);
+/* Answer with the error that the last http_ask returned, in the words of the actor. */
+void http_fail_as_told(struct http_request *request, muster_err err);
+/* Count one more waiting ask; false: the limit is reached, answer MUSTER_OVERLOADED.  Balanced by http_wait_end. */
+bool http_wait_begin(struct http_request *request);
+void http_wait_end(struct http_request *request);
+
+/* ---- answering, exactly once ---- */
+void http_answer(struct http_request *request, int status, const char *content_type, const char *body, size_t size);
+void http_answer_type(struct http_request *request, int status, const struct muster_type *type, const void *body);
+void http_fail(struct http_request *request, muster_err err, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* With a JSON value for `details`. */
+void http_fail_details(struct http_request *request, muster_err err, const char *details, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* ---- event streams ---- */
+/* Append to `out` what this event is to a client of the dialect, without its id: "event: chunk\ndata: {...}\n".
+ * Nothing appended: the client does not see it.  `arg` as given to http_stream_open. */
+typedef void http_render_event(struct muster_buf *out, const struct event *event, struct muster_arena *arena,
+                               void *arg);
+
+/* Begin to follow `job`: from now on its events are kept for this client (so nothing is missed between a submit and the
+ * first byte).  MUSTER_OVERLOADED: at the limit of streams.  On success the handler must end with http_stream_run or
+ * http_stream_drop. */
+muster_err http_stream_open(struct http_request *request, const struct muster_id *job, http_render_event *render,
+                            void *arg);
+/* Not to be: stop following; the handler answers otherwise. */
+void http_stream_drop(struct http_request *request);
+/* Send the head, `first` (may be empty), all events after `after` from the log (-1: none, only what came since open),
+ * then live ones; returns when the job's last event was sent, the client has left or is too slow, or the server stops.
+ */
+void http_stream_run(struct http_request *request, const char *first, size_t first_size, int64_t after);
+/* The event that a cursor ("epoch-seq", as in Last-Event-ID) names, also one that is on its way to the disk.
+ * MUSTER_INVALID_REQUEST: not a cursor; MUSTER_CURSOR_EXPIRED: no longer kept. */
+muster_err http_stream_cursor(struct http_request *request, const char *cursor, struct event *out_event);
+
+/* ---- values that all dialects read alike ---- */
+/* A time: unix ms, or ISO 8601 such as "2026-01-31", "2026-01-31T12:00:00Z" or "...T12:00:00.5+02:00". */
+muster_err http_time_parse(const char *text, int64_t *out_ms);
+
+/* ---- the server ---- */
+struct http_server;
+/* Starts to serve on all addresses of the options.  MUSTER_CONFLICT: an address is taken; `problem` says which. */
+muster_err http_server_start(const struct muster_house *house, const struct http_dialect *const *dialects,
+                             struct http_server **out_server, char *problem, size_t problem_size);
+/* "http://127.0.0.1:3100" */
+const char *http_server_url(const struct http_server *server);
+/* From now on new work is refused with SHUTTING_DOWN; reads and streams go on. */
+void http_server_drain(struct http_server *server);
+/* End all streams (with a comment, so that clients come back with their cursor) and connections; returns when no thread
+ * is left. */
+void http_server_stop(struct http_server **server_p);
+/* Append the gateway's own metrics. */
+void http_server_metrics(const struct http_server *server, struct muster_buf *out);
+
+/* All dialects of this build, ends with NULL. */
+extern const struct http_dialect *const http_dialects[];
+/* Text of `muster describe routes`. */
+void http_describe_routes(struct muster_buf *out);
+
+#endif

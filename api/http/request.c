@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* A request from its first to its last moment: the order of the checks, then the handler, then the books.
+ *
+ * Runs on the connection's thread, which has 100 KiB of stack in civetweb: no large locals here or below. */
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+#include "api/http/gateway.h"
+
+enum { STATUS_GONE = 499 /* in log and metrics: the client left before its answer */ };
+
+int64_t
+http_clock_us(void)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* ---- what handlers ask ---- */
+
+const struct muster_house *
+http_house(const struct http_request *request)
+{
+    return &request->server->house;
+}
+
+const char *
+http_method(const struct http_request *request)
+{
+    return request->method;
+}
+
+const char *
+http_param(const struct http_request *request, const char *name)
+{
+    size_t i;
+
+    for (i = 0; i < request->param_count; i++)
+        if (strcmp(request->params[i].name, name) == 0)
+            return request->params[i].value;
+    return NULL;
+}
+
+const char *
+http_query(struct http_request *request, const char *name)
+{
+    size_t i;
+
+    for (i = 0; i < request->query_count; i++)
+        if (strcmp(request->queries[i].name, name) == 0)
+            return request->queries[i].value;
+    return NULL;
+}
+
+const char *
+http_header(const struct http_request *request, const char *name)
+{
+    int i;
+
+    if (request->info == NULL)
+        return NULL;
+    for (i = 0; i < request->info->num_headers; i++)
+        if (strcasecmp(request->info->http_headers[i].name, name) == 0)
+            return request->info->http_headers[i].value;
+    return NULL;
+}
+
+const void *
+http_body(const struct http_request *request)
+{
+    return request->body;
+}
+
+const struct key *
+http_key(const struct http_request *request)
+{
+    return &request->key;
+}
+
+bool
+http_may_use(const struct http_request *request, const char *team)
+{
+    const struct muster_strs *teams = &request->key.teams;
+    size_t i;
+
+    for (i = 0; i < teams->count; i++)
+        if (strcmp(teams->items[i], team) == 0)
+            return true;
+    return teams->count == 0;
+}
+
+const char *
+http_request_id(const struct http_request *request)
+{
+    return request->id;
+}
+
+struct muster_arena *
+http_arena(struct http_request *request)
+{
+    return request->thread->arena;
+}
+
+/* ---- begin ---- */
+
+static bool
+is_sane_id(const char *text)
+{
+    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+    size_t size = text ? strlen(text) : 0;
+
+    return size >= 1 && size <= 128 && strspn(text, allowed) == size;
+}
+
+static void
+name_request(struct http_request *request)
+{
+    const char *wanted = http_header(request, "X-Request-Id");
+    struct muster_id id;
+
+    if (is_sane_id(wanted)) {
+        memcpy(request->id, wanted, strlen(wanted) + 1);
+        return;
+    }
+    id = muster_id_new(muster_clock_ms());
+    muster_id_text(&id, request->id);
+}
+
+/* What civetweb will do with the connection, so that we can tell the client the same. */
+static bool
+wants_keep_alive(const struct http_request *request)
+{
+    const char *connection = http_header(request, "Connection");
+
+    if (http_header(request, "Upgrade"))
+        return false;
+    if (connection)
+        return strcasestr(connection, "keep-alive") != NULL;
+    return strcmp(request->info->http_version, "1.1") == 0;
+}
+
+static void
+begin(struct http_request *request, struct mg_connection *connection, bool parsed)
+{
+    struct http_thread *thread = mg_get_thread_pointer(connection);
+
+    memset(request, 0, sizeof *request);
+    request->connection = connection;
+    request->thread = thread;
+    request->server = thread->server;
+    request->begun_us = http_clock_us();
+    request->entry = &request->server->entries[request->server->entry_count - 1];
+    request->dialect = request->entry->dialect;
+    request->method = request->path = "";
+    if (thread->arena == NULL)
+        thread->arena = muster_arena_new();
+    if (parsed) {
+        request->info = mg_get_request_info(connection);
+        request->method = request->info->request_method;
+        request->path = request->info->local_uri_raw ? request->info->local_uri_raw : "";
+        request->head_only = strcmp(request->method, "HEAD") == 0;
+        request->keep_alive = wants_keep_alive(request);
+        if (!request->keep_alive)
+            mg_disable_connection_keep_alive(connection);
+    }
+    name_request(request);
+    request->server->busy++;
+}
+
+/* ---- end ---- */
+
+static void
+keep_small(struct muster_buf *buf)
+{
+    if (buf->capacity > HTTP_KEEP_BYTES)
+        muster_buf_free(buf);
+    else
+        muster_buf_clear(buf);
+}
+
+/* At most `most` bytes of a header, so that a line of the log stays a line. */
+static const char *
+shortened(struct http_request *request, const char *text, size_t most)
+{
+    if (text == NULL || strlen(text) <= most)
+        return text;
+    return muster_arena_str(request->thread->arena, text, most);
+}
+
+static void
+say(struct http_request *request, int64_t duration_us)
+{
+    const char *agent = shortened(request, http_header(request, "User-Agent"), 200);
+
+    muster_journal_say(request->server->house.journal, INFO, "http-request", "A request was answered.",
+                       MUSTER_SAY_TEXT("method", shortened(request, request->method, 32)),
+                       MUSTER_SAY_TEXT("path", shortened(request, request->path, 512)),
+                       MUSTER_SAY_NUMBER("status", request->status),
+                       MUSTER_SAY_NUMBER("duration_ms", duration_us / 1000), MUSTER_SAY_TEXT("key", request->key.name),
+                       MUSTER_SAY_TEXT("address", request->info ? request->info->remote_addr : ""),
+                       MUSTER_SAY_TEXT("user_agent", agent), MUSTER_SAY_TEXT("request_id", request->id));
+}
+
+static void
+leave(struct http_server *server)
+{
+    if (--server->busy > 0 || !server->stopping)
+        return;
+    pthread_mutex_lock(&server->lock);
+    pthread_cond_broadcast(&server->idle);
+    pthread_mutex_unlock(&server->lock);
+}
+
+static int
+end(struct http_request *request)
+{
+    struct http_thread *thread = request->thread;
+    int64_t duration_us;
+
+    if (request->stream)
+        http_stream_drop(request);
+    if (!request->answered)
+        http_fail(request, MUSTER_INTERNAL_ERROR, "%s", muster_err_text(MUSTER_INTERNAL_ERROR));
+    duration_us = http_clock_us() - request->begun_us;
+    http_metrics_count(request, duration_us);
+    say(request, duration_us);
+    http_guard_linger(request);
+    leave(request->server);
+    keep_small(&thread->in);
+    keep_small(&thread->text);
+    keep_small(&thread->out);
+    muster_arena_clear(thread->arena);
+    return request->status;
+}
+
+void
+http_gone(struct http_request *request)
+{
+    http_close(request);
+    request->answered = true;
+    request->status = STATUS_GONE;
+}
+
+/* ---- civetweb's calls ---- */
+
+static bool
+counts_before(const struct http_request *request)
+{
+    return (request->entry->route->flags & (HTTP_OPEN | HTTP_FORWARDS)) == 0;
+}
+
+static bool
+is_open(struct http_request *request)
+{
+    if (!request->server->stopping)
+        return true;
+    http_close(request);
+    http_fail(request, MUSTER_SHUTTING_DOWN, "%s", muster_err_text(MUSTER_SHUTTING_DOWN));
+    return false;
+}
+
+int
+http_serve(struct mg_connection *connection)
+{
+    struct http_request request;
+
+    begin(&request, connection, true);
+    if (is_open(&request) && http_guard_head(&request) && http_query_parse(&request) && http_route_find(&request) &&
+        http_access(&request) && http_guard_body(&request) && (!counts_before(&request) || http_count(&request)))
+        request.entry->route->handle(&request);
+    return end(&request);
+}
+
+int
+http_refuse(struct mg_connection *connection, int status, const char *message)
+{
+    struct http_thread *thread = mg_get_thread_pointer(connection);
+    struct http_request request;
+    muster_err err = status == 413   ? MUSTER_HEADERS_TOO_LARGE
+                     : status == 500 ? MUSTER_INTERNAL_ERROR
+                                     : MUSTER_INVALID_REQUEST;
+
+    (void)message;
+    if (thread == NULL)
+        return 1;
+    begin(&request, connection, false);
+    request.unread = -1;
+    http_close(&request);
+    http_fail(&request, err, "%s",
+              err == MUSTER_INVALID_REQUEST ? "Malformed or too large request head" : muster_err_text(err));
+    (void)end(&request);
+    return 0;
+}

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* From a request line to a row of the table: paths are compared piece by piece, literal pieces win over {names}, so
+ * "/messages/history" is not the message "history".  The connection's thread; the table never changes. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/http/gateway.h"
+
+enum { QUERY_FIELDS = 32 };
+
+/* ---- decoding ---- */
+
+static int
+hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+static bool
+is_clean(const char *text, size_t size)
+{
+    struct muster_buf cleaned = {0};
+    bool same;
+    size_t i;
+
+    for (i = 0; i < size && (unsigned char)text[i] < 128 && text[i] != '\0'; i++)
+        ;
+    if (i == size)
+        return true;
+    muster_utf8_clean(&cleaned, text, size);
+    same = cleaned.size == size && memcmp(cleaned.data, text, size) == 0;
+    muster_buf_free(&cleaned);
+    return same;
+}
+
+/* NULL: not percent-encoded UTF-8 without NUL. */
+static const char *
+decode(struct muster_arena *arena, const char *text, size_t size, bool plus_is_space)
+{
+    char *out = muster_arena_str(arena, text, size);
+    size_t i, used = 0;
+    int high, low;
+
+    for (i = 0; i < size; i++) {
+        if (text[i] == '%') {
+            if (i + 2 >= size || (high = hex_digit(text[i + 1])) < 0 || (low = hex_digit(text[i + 2])) < 0)
+                return NULL;
+            out[used++] = (char)(high * 16 + low);
+            i += 2;
+        } else {
+            out[used++] = text[i] == '+' && plus_is_space ? ' ' : text[i];
+        }
+    }
+    out[used] = '\0';
+    return memchr(out, '\0', used) == NULL && is_clean(out, used) ? out : NULL;
+}
+
+/* ---- the query ---- */
+
+static bool
+query_failed(struct http_request *request, const char *message)
+{
+    http_fail(request, MUSTER_INVALID_REQUEST, "%s", message);
+    return false;
+}
+
+static bool
+add_query(struct http_request *request, const char *at, size_t size)
+{
+    struct muster_arena *arena = request->thread->arena;
+    const char *equals = memchr(at, '=', size);
+    size_t name_size = equals ? (size_t)(equals - at) : size;
+    const char *name = decode(arena, at, name_size, true);
+    const char *value = equals ? decode(arena, equals + 1, size - name_size - 1, true) : "";
+
+    if (name == NULL || value == NULL)
+        return false;
+    request->queries[request->query_count++] = (struct http_field){name, value};
+    return true;
+}
+
+bool
+http_query_parse(struct http_request *request)
+{
+    const char *at = request->info->query_string, *end;
+
+    if (at == NULL || *at == '\0')
+        return true;
+    request->queries = muster_arena_alloc(request->thread->arena, QUERY_FIELDS * sizeof *request->queries);
+    for (; *at; at = *end ? end + 1 : end) {
+        end = at + strcspn(at, "&");
+        if (end == at)
+            continue;
+        if (request->query_count == QUERY_FIELDS)
+            return query_failed(request, "The query has more than 32 fields");
+        if (!add_query(request, at, (size_t)(end - at)))
+            return query_failed(request, "The query is not percent-encoded UTF-8");
+    }
+    return true;
+}
+
+/* ---- the path ---- */
+
+struct match {
+    const char *begins[HTTP_PARAMS]; /* of the values, in the path as sent */
+    size_t sizes[HTTP_PARAMS];
+    const char *names[HTTP_PARAMS];
+    size_t name_sizes[HTTP_PARAMS];
+    size_t count;
+    unsigned literal; /* one bit a piece, the first piece highest: more is better */
+};
+
+static bool
+fits(const char *pattern, const char *path, struct match *match)
+{
+    unsigned bit = 1u << 15;
+
+    memset(match, 0, sizeof *match);
+    while (*pattern == '/' && *path == '/') {
+        size_t want = strcspn(++pattern, "/"), have = strcspn(++path, "/");
+
+        if (*pattern == '{' && have > 0 && match->count < HTTP_PARAMS) {
+            match->names[match->count] = pattern + 1;
+            match->name_sizes[match->count] = want - 2;
+            match->begins[match->count] = path;
+            match->sizes[match->count++] = have;
+        } else if (want == have && memcmp(pattern, path, want) == 0) {
+            match->literal |= bit;
+        } else {
+            return false;
+        }
+        bit >>= 1;
+        pattern += want;
+        path += have;
+    }
+    return *pattern == '\0' && *path == '\0';
+}
+
+static bool
+serves(const struct http_request *request, const struct http_route *route)
+{
+    if (strcmp(request->method, route->method) == 0)
+        return true;
+    return request->head_only && strcmp(route->method, "GET") == 0 && (route->flags & HTTP_STREAM) == 0;
+}
+
+static void
+allow(struct http_request *request, const char *method)
+{
+    struct muster_arena *arena = request->thread->arena;
+
+    if (request->allow == NULL)
+        request->allow = method;
+    else if (strstr(request->allow, method) == NULL)
+        request->allow = muster_arena_printf(arena, "%s, %s", request->allow, method);
+}
+
+static bool
+take_params(struct http_request *request, const struct match *match)
+{
+    struct muster_arena *arena = request->thread->arena;
+    size_t i;
+
+    for (i = 0; i < match->count; i++) {
+        const char *value = decode(arena, match->begins[i], match->sizes[i], false);
+
+        if (value == NULL) {
+            http_fail(request, MUSTER_INVALID_REQUEST, "The path is not percent-encoded UTF-8");
+            return false;
+        }
+        request->params[i].name = muster_arena_str(arena, match->names[i], match->name_sizes[i]);
+        request->params[i].value = value;
+    }
+    request->param_count = match->count;
+    return true;
+}
+
+static bool
+not_found(struct http_request *request)
+{
+    if (request->allow)
+        http_fail(request, MUSTER_METHOD_NOT_ALLOWED, "%.32s is not allowed here, only %s", request->method,
+                  request->allow);
+    else
+        http_fail(request, MUSTER_NOT_FOUND, "There is nothing at this path");
+    return false;
+}
+
+bool
+http_route_find(struct http_request *request)
+{
+    struct http_server *server = request->server;
+    struct http_entry *best = NULL;
+    struct match match, best_match = {.count = 0};
+    size_t i;
+
+    for (i = 0; i + 1 < server->entry_count; i++) {
+        struct http_entry *entry = &server->entries[i];
+
+        if (!fits(entry->route->path, request->path, &match))
+            continue;
+        if (best == NULL)
+            request->dialect = entry->dialect;
+        allow(request, entry->route->method);
+        if (serves(request, entry->route) && (best == NULL || match.literal > best_match.literal)) {
+            best = entry;
+            best_match = match;
+        }
+    }
+    if (best == NULL)
+        return not_found(request);
+    request->allow = NULL;
+    request->entry = best;
+    request->dialect = best->dialect;
+    return take_params(request, &best_match);
+}
+
+/* ---- the table ---- */
+
+static size_t
+add_routes(struct http_entry *entries, const struct http_dialect *dialect)
+{
+    const struct http_route *route;
+    size_t count = 0;
+
+    for (route = dialect->routes; route->method; route++, count++)
+        if (entries) {
+            entries[count].route = route;
+            entries[count].dialect = dialect;
+        }
+    return count;
+}
+
+void
+http_routes_build(struct http_server *server)
+{
+    const struct http_dialect *const *dialect;
+    size_t count = add_routes(NULL, &http_common);
+
+    for (dialect = server->dialects; *dialect; dialect++)
+        count += add_routes(NULL, *dialect);
+    server->entries = muster_alloc((count + 1) * sizeof *server->entries);
+    server->entry_count = count + 1;
+    count = add_routes(server->entries, &http_common);
+    for (dialect = server->dialects; *dialect; dialect++)
+        count += add_routes(server->entries + count, *dialect);
+    server->entries[count].dialect = server->dialects[0] ? server->dialects[0] : &http_common;
+}
+
+/* ---- the manual ---- */
+
+static void
+describe(struct muster_buf *out, const struct http_dialect *dialect)
+{
+    const struct http_route *route;
+
+    muster_buf_printf(out, "%s\n", dialect->name);
+    for (route = dialect->routes; route->method; route++) {
+        muster_buf_printf(out, "  %-6s %s\n         %s\n", route->method, route->path, route->doc);
+        muster_buf_printf(out, "         scopes: %s; counts for: %lld; body: %s%s\n",
+                          route->flags & HTTP_OPEN ? "none, open to all" : route->scopes,
+                          (long long)(route->flags & HTTP_OPEN ? 0 : route->cost),
+                          route->body ? route->body->wire : "none",
+                          route->flags & HTTP_STREAM ? "; event stream, ?api_key= is accepted" : "");
+    }
+}
+
+void
+http_describe_routes(struct muster_buf *out)
+{
+    const struct http_dialect *const *dialect;
+
+    describe(out, &http_common);
+    for (dialect = http_dialects; *dialect; dialect++)
+        describe(out, *dialect);
+}

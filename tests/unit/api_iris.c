@@ -1,0 +1,800 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* The iris dialect word by word, with a queue of the tests' own behind it. */
+#include "tests/unit/api_help.h"
+
+#include <criterion/criterion.h>
+#include <jansson.h>
+
+static struct rig rig;
+static struct answer answer;
+
+/* ---- a queue that does what the prompt says -------------------------------------------------------------------------- */
+
+static void
+refuse(struct rig *r, const struct muster_envelope *envelope, const char *code)
+{
+    struct failed failed = {code, "The queue says no", 3};
+
+    reply(r->queue_loop, envelope, &envelope->principal, &failed_type, &failed);
+}
+
+static void
+finish(struct rig *r, const struct muster_envelope *envelope, const struct job *job)
+{
+    static const char *const tools[] = {"Read", "Grep"}, *const files[] = {"a.c"};
+    struct usage usage = {.input_tokens = 10, .output_tokens = 4, .cost_usd = 0.5};
+    struct job done = *job;
+    struct queue_finished finished = {.job = &done};
+
+    done.started_ms = job->created_ms + 10;
+    done.finished_ms = job->created_ms + 2857;
+    done.attempt = 1;
+    done.state = job_state_COMPLETED;
+    done.result = "We use Prisma";
+    done.tools = (struct muster_strs){tools, 2};
+    done.files = (struct muster_strs){files, 1};
+    done.usage = &usage;
+    if (strcmp(job->prompt, "fail") == 0) {
+        done.state = job_state_FAILED;
+        done.result = NULL;
+        done.attempt = 3;
+        done.error = "MODEL_AUTH";
+        done.error_message = "invalid x-api-key";
+    }
+    reply(r->queue_loop, envelope, &envelope->principal, &queue_finished_type, &finished);
+}
+
+static void
+on_submit(struct rig *r, const struct muster_envelope *envelope, const struct queue_submit *submit)
+{
+    struct queue_accepted accepted = {submit->job->id, 3, 1704067500000, submit->job->created_ms};
+
+    if (strcmp(submit->job->prompt, "refuse") == 0) {
+        refuse(r, envelope, "QUEUE_FULL");
+        return;
+    }
+    reply(r->queue_loop, envelope, &envelope->principal, &queue_accepted_type, &accepted);
+    if (submit->wait && strcmp(submit->job->prompt, "silence") != 0)
+        finish(r, envelope, submit->job);
+}
+
+static void
+open_rig(void)
+{
+    rig_open(&rig, rig_options, http_dialects);
+    rig.on_submit = on_submit;
+}
+
+static void
+close_rig(void)
+{
+    muster_buf_free(&answer.body);
+    rig_close(&rig);
+}
+
+TestSuite(iris, .init = open_rig, .fini = close_rig, .timeout = 60);
+
+/* ---- asking for JSON ------------------------------------------------------------------------------------------------ */
+
+static json_t *
+call_as(const char *key, const char *method, const char *path, const char *body, int status)
+{
+    json_t *json;
+
+    cr_assert_eq(request_text(&rig, &answer, method, path, key, NULL, body), status, "%s %s: %d %s", method, path,
+                 answer.status, answer.body.data);
+    json = json_loads(answer.body.data, 0, NULL);
+    cr_assert_not_null(json, "%s", answer.body.data);
+    return json;
+}
+
+static json_t *
+call(const char *method, const char *path, const char *body, int status)
+{
+    return call_as(ADMIN_KEY, method, path, body, status);
+}
+
+static const char *
+text_of(const json_t *json, const char *name)
+{
+    const char *text = json_string_value(json_object_get(json, name));
+
+    cr_assert_not_null(text, "no %s in %s", name, answer.body.data);
+    return text;
+}
+
+static int64_t
+number_of(const json_t *json, const char *name)
+{
+    const json_t *value = json_object_get(json, name);
+
+    cr_assert(json_is_integer(value), "no %s in %s", name, answer.body.data);
+    return json_integer_value(value);
+}
+
+/* The error shape of the document, with this code. */
+static void
+expect_error(const char *path, const char *body, int status, const char *code)
+{
+    json_t *json = call(body ? "POST" : "GET", path, body, status);
+
+    cr_expect_str_eq(text_of(json, "code"), code);
+    cr_expect_gt(strlen(text_of(json, "error")), 0);
+    cr_expect_gt(strlen(text_of(json, "message")), 0);
+    cr_expect_gt(number_of(json, "timestamp"), 1600000000000);
+    json_decref(json);
+}
+
+static struct job
+store_one(const char *team, const char *from, enum job_state state, int64_t created_ms)
+{
+    struct job job = {.id = muster_id_new(created_ms),
+                      .kind = job_kind_EXECUTE,
+                      .team = team,
+                      .state = state,
+                      .priority = job_priority_NORMAL,
+                      .prompt = "question",
+                      .from = from,
+                      .created_ms = created_ms,
+                      .timeout_ms = 1000,
+                      .max_attempts = 3,
+                      .attempt = 1};
+
+    if (state != job_state_QUEUED)
+        job.started_ms = created_ms + 100;
+    if (state == job_state_COMPLETED || state == job_state_FAILED || state == job_state_CANCELLED)
+        job.finished_ms = created_ms + 600;
+    if (state == job_state_COMPLETED)
+        job.result = "answer";
+    if (state == job_state_FAILED) {
+        job.error = "PROCESS_ERROR";
+        job.error_message = "exit code 1";
+    }
+    store_job(&rig, &job);
+    return job;
+}
+
+static const char *
+path_of(const struct job *job, const char *prefix, const char *rest)
+{
+    static char path[160];
+    char id[MUSTER_ID_TEXT];
+
+    muster_id_text(&job->id, id);
+    snprintf(path, sizeof path, "/api/v1/messages/%s%s%s", prefix, id, rest);
+    return path;
+}
+
+/* ---- ask ------------------------------------------------------------------------------------------------------------ */
+
+#define ASK "/api/v1/teams/backend/ask"
+
+Test(iris, ask_answers_with_all_fields_of_the_document)
+{
+    json_t *json = call("POST", ASK, "{\"question\":\"What?\",\"timeout\":30000,\"context\":{\"source\":\"x\"}}", 200);
+    json_t *metadata = json_object_get(json, "metadata");
+
+    cr_expect_eq(strncmp(text_of(json, "messageId"), "msg_", 4), 0);
+    cr_expect_str_eq(text_of(json, "team"), "backend");
+    cr_expect_str_eq(text_of(json, "question"), "What?");
+    cr_expect_str_eq(text_of(json, "response"), "We use Prisma");
+    cr_expect_eq(number_of(json, "duration"), 2847);
+    cr_expect_gt(number_of(json, "timestamp"), 1600000000000);
+    cr_expect_eq(json_array_size(json_object_get(metadata, "toolsUsed")), 2);
+    cr_expect_str_eq(json_string_value(json_array_get(json_object_get(metadata, "filesAccessed"), 0)), "a.c");
+    cr_expect_eq(number_of(json_object_get(metadata, "usage"), "outputTokens"), 4);
+    json_decref(json);
+}
+
+Test(iris, a_failed_ask_has_the_status_and_words_of_its_failure)
+{
+    json_t *json = call("POST", ASK, "{\"question\":\"fail\"}", 502);
+
+    cr_expect_str_eq(text_of(json, "code"), "MODEL_AUTH");
+    cr_expect_str_eq(text_of(json, "message"), "invalid x-api-key");
+    cr_expect_eq(number_of(json_object_get(json, "details"), "attempts"), 3);
+    cr_expect_eq(strncmp(text_of(json_object_get(json, "details"), "messageId"), "msg_", 4), 0);
+    json_decref(json);
+}
+
+Test(iris, an_ask_that_takes_too_long_is_408_and_names_its_message)
+{
+    json_t *json = call("POST", ASK, "{\"question\":\"silence\",\"timeout\":50}", 408);
+    json_t *details = json_object_get(json, "details");
+    char id[MUSTER_ID_TEXT];
+
+    muster_id_text(&rig.last_job, id);
+    cr_expect_str_eq(text_of(json, "code"), "TIMEOUT");
+    cr_expect_str_eq(text_of(details, "messageId") + 4, id);
+    cr_expect_str_eq(text_of(details, "jobId") + 4, id);
+    cr_expect_str_eq(text_of(details, "status"), "queued");
+    cr_expect_str_eq(text_of(details, "statusUrl") + strlen("/api/v1/messages/msg_"), id);
+    json_decref(json);
+}
+
+Test(iris, a_queue_that_refuses_is_503_with_retry_after)
+{
+    char text[16] = "";
+
+    expect_error(ASK, "{\"question\":\"refuse\"}", 503, "QUEUE_FULL");
+    cr_expect(answer_header(&answer, "Retry-After", text, sizeof text));
+    cr_expect_str_eq(text, "3");
+}
+
+Test(iris, asks_that_do_not_fit_are_400)
+{
+    static const char *const bodies[] = {"{}",
+                                         "{\"question\":\"\"}",
+                                         "{\"question\":1}",
+                                         "{\"question\":\"x\",\"timeout\":0}",
+                                         "{\"question\":\"x\",\"timeout\":-1}",
+                                         "{\"question\":\"x\",\"timeout\":80000000}",
+                                         "{\"question\":\"x\",\"timeout\":\"1\"}",
+                                         "{\"question\":\"x\",\"context\":7}",
+                                         "{\"question\":\"x\",\"priority\":\"urgent\"}"};
+    size_t i;
+
+    for (i = 0; i < sizeof bodies / sizeof *bodies; i++)
+        expect_error(ASK, bodies[i], 400, "INVALID_REQUEST");
+    cr_expect_eq(rig.submits, 0);
+}
+
+Test(iris, unknown_fields_are_ignored)
+{
+    json_decref(call("POST", ASK, "{\"question\":\"x\",\"stream\":true,\"sessionId\":\"s\"}", 200));
+}
+
+Test(iris, unknown_teams_are_404)
+{
+    expect_error("/api/v1/teams/nobody/ask", "{\"question\":\"x\"}", 404, "TEAM_NOT_FOUND");
+}
+
+Test(iris, the_seeds_example_scopes_may_ask)
+{
+    json_decref(call_as(BACKEND_KEY, "POST", ASK, "{\"question\":\"x\"}", 200));
+}
+
+Test(iris, a_reader_may_not_ask)
+{
+    json_t *json = call_as(READER_KEY, "POST", ASK, "{\"question\":\"x\"}", 403);
+
+    cr_expect_str_eq(text_of(json, "error"), "Insufficient permissions");
+    cr_expect_eq(json_array_size(json_object_get(json_object_get(json, "details"), "required")), 2);
+    json_decref(json);
+}
+
+Test(iris, submits_go_through_the_limiter_once)
+{
+    json_t *json = call_as(SPENT_KEY, "POST", ASK, "{\"question\":\"x\"}", 429);
+
+    cr_expect_str_eq(text_of(json, "error"), "Rate limit exceeded");
+    cr_expect_eq(number_of(json_object_get(json, "details"), "limit"), 1000);
+    cr_expect_eq(rig.taken, 1);
+    cr_expect_eq(rig.submits, 0);
+    json_decref(json);
+}
+
+Test(iris, a_draining_server_takes_no_new_work_but_answers_reads)
+{
+    http_server_drain(rig.server);
+    expect_error(ASK, "{\"question\":\"x\"}", 503, "SHUTTING_DOWN");
+    json_decref(call("GET", "/api/v1/teams", NULL, 200));
+}
+
+/* ---- execute -------------------------------------------------------------------------------------------------------- */
+
+#define EXECUTE "/api/v1/teams/backend/execute"
+
+Test(iris, execute_answers_202_with_all_fields_of_the_document)
+{
+    json_t *json =
+        call("POST", EXECUTE,
+             "{\"task\":\"x\",\"priority\":\"high\",\"timeout\":5000,\"retry\":{\"maxAttempts\":7},\"callback\":"
+             "{\"url\":\"https://example.com/hook\",\"method\":\"PUT\",\"headers\":{\"Authorization\":\"Bearer s\"}}}",
+             202);
+    char id[MUSTER_ID_TEXT];
+
+    muster_id_text(&rig.last_job, id);
+    cr_expect_str_eq(text_of(json, "jobId") + 4, id);
+    cr_expect_eq(strncmp(text_of(json, "jobId"), "job_", 4), 0);
+    cr_expect_eq(strncmp(text_of(json, "messageId"), "msg_", 4), 0);
+    cr_expect_str_eq(text_of(json, "team"), "backend");
+    cr_expect_str_eq(text_of(json, "status"), "queued");
+    cr_expect_eq(number_of(json, "estimatedCompletion"), 1704067500000);
+    cr_expect_eq(number_of(json, "position"), 3);
+    cr_expect_eq(rig.last_timeout_ms, 5000);
+    cr_expect_eq(rig.last_max_attempts, 7);
+    cr_expect_str_eq(rig.last_callback, "https://example.com/hook");
+    json_decref(json);
+}
+
+Test(iris, a_timeout_beyond_the_teams_is_the_teams)
+{
+    json_decref(call("POST", EXECUTE, "{\"task\":\"x\",\"timeout\":86400000}", 202));
+    cr_expect_eq(rig.last_timeout_ms, 30 * 60 * 1000);
+}
+
+Test(iris, callbacks_that_could_do_harm_are_400)
+{
+    static const char *const callbacks[] = {
+        "{\"url\":\"ftp://example.com\"}",
+        "{\"url\":\"http://\"}",
+        "{\"url\":\"http:///path\"}",
+        "{\"url\":\"http://example.com/a b\"}",
+        "{\"url\":\"http://example.com/\\r\\nX: y\"}",
+        "{\"url\":\"http://example.com\",\"method\":\"GET\"}",
+        "{\"url\":\"http://example.com\",\"headers\":{\"X\":\"a\\r\\nY: b\"}}",
+        "{\"url\":\"http://example.com\",\"headers\":{\"X\\n\":\"a\"}}",
+        "{\"url\":\"http://example.com\",\"headers\":{\"Host\":\"other\"}}",
+        "{\"url\":\"http://example.com\",\"headers\":{\"content-length\":\"1\"}}",
+    };
+    char body[256];
+    size_t i;
+
+    for (i = 0; i < sizeof callbacks / sizeof *callbacks; i++) {
+        snprintf(body, sizeof body, "{\"task\":\"x\",\"callback\":%s}", callbacks[i]);
+        expect_error(EXECUTE, body, 400, "INVALID_REQUEST");
+        cr_expect(answer_has(&answer, "\"field\":\"callback."), "%s: %s", callbacks[i], answer.body.data);
+    }
+    cr_expect_eq(rig.submits, 0);
+}
+
+/* ---- streams -------------------------------------------------------------------------------------------------------- */
+
+static void
+publish_body(const struct muster_id *job, int64_t seq, const struct muster_type *type, const void *in, bool stored)
+{
+    struct muster_buf body = {0};
+    struct event event;
+
+    muster_pack(type, in, &body);
+    event = (struct event){.seq = seq,
+                           .at_ms = 1704067200000,
+                           .type = type->wire,
+                           .team = "backend",
+                           .job = *job,
+                           .attempt = 1,
+                           .body = {(const uint8_t *)body.data, body.size}};
+    if (stored) {
+        struct muster_batch *batch = muster_batch_new(rig.house.store);
+
+        muster_batch_append(batch, &event);
+        NEED(muster_batch_commit(batch) == MUSTER_OK);
+        muster_batch_free(&batch);
+    }
+    publish(&rig, &event);
+    muster_buf_free(&body);
+}
+
+static struct client
+open_stream(const char *method, const char *path, const char *cursor, const char *body)
+{
+    struct client client = client_open(&rig);
+
+    client_say(&client, "%s %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n", method, path, ADMIN_KEY);
+    if (cursor)
+        client_say(&client, "Last-Event-ID: %s\r\n", cursor);
+    client_say(&client, "Content-Length: %zu\r\n\r\n%s", body ? strlen(body) : 0, body ? body : "");
+    cr_assert(client_until(&client, "\r\n\r\nretry: 2000\n\n") != NULL, "%s", client.in.data);
+    return client;
+}
+
+static void
+expect_event(struct client *client, int64_t seq, const char *format)
+{
+    char text[1024], expected[1024], id[MUSTER_ID_TEXT], *end;
+
+    muster_id_text(&rig.last_job, id);
+    cr_assert_eq(client_event(client, text, sizeof text), seq);
+    end = strchr(text, '\n');
+    snprintf(expected, sizeof expected, format, id);
+    cr_expect_str_eq(end + 1, expected);
+}
+
+#define STREAM "/api/v1/teams/backend/stream"
+
+static void
+publish_story(void)
+{
+    const struct muster_id *job = &rig.last_job;
+
+    publish_body(job, 1, &job_queued_type, &(struct job_queued){job_priority_NORMAL, 1}, true);
+    publish_body(job, 2, &job_started_type, &(struct job_started){.process = 7}, true);
+    publish_body(job, 3, &job_chunk_type, &(struct job_chunk){"The \"flow\"\n"}, true);
+    publish_body(job, 4, &job_tool_use_type, &(struct job_tool_use){.tool = "Read", .file = "src/auth/jwt.ts"}, true);
+    publish_body(job, 5, &job_retrying_type, &(struct job_retrying){"PROCESS_ERROR", "exit 1", 1000}, true);
+    publish_body(job, 6, &job_completed_type, &(struct job_completed){.duration_ms = 4532}, true);
+}
+
+static void
+expect_story_after_start(struct client *client)
+{
+    expect_event(client, 3, "event: chunk\ndata: {\"text\":\"The \\\"flow\\\"\\n\"}");
+    expect_event(client, 4, "event: tool_use\ndata: {\"tool\":\"Read\",\"file\":\"src/auth/jwt.ts\"}");
+    expect_event(client, 5,
+                 "event: retry\ndata: {\"messageId\":\"msg_%s\",\"code\":\"PROCESS_ERROR\",\"message\":\"exit "
+                 "1\",\"delay\":1000}");
+    expect_event(client, 6,
+                 "event: complete\ndata: {\"messageId\":\"msg_%s\",\"duration\":4532,\"timestamp\":1704067200000}");
+    cr_expect_eq(client_event(client, NULL, 0), -1);
+}
+
+Test(iris, a_stream_says_what_the_document_shows)
+{
+    struct client client = open_stream("POST", STREAM, NULL, "{\"message\":\"Explain\",\"stream\":true}");
+
+    publish_story();
+    expect_event(&client, 1, "event: start\ndata: {\"messageId\":\"msg_%s\",\"team\":\"backend\"}");
+    expect_story_after_start(&client);
+    client_close(&client);
+}
+
+Test(iris, an_event_source_gives_its_message_in_the_query)
+{
+    struct client client = open_stream("GET", STREAM "?message=Explain%20it&priority=high", NULL, NULL);
+
+    cr_expect_eq(rig.submits, 1);
+    client_close(&client);
+    expect_error(STREAM, NULL, 400, "INVALID_REQUEST");
+    expect_error(STREAM "?message=x&priority=urgent", NULL, 400, "INVALID_REQUEST");
+}
+
+Test(iris, a_cancelled_or_failed_job_ends_its_stream_with_an_error)
+{
+    struct client client = open_stream("POST", STREAM, NULL, "{\"message\":\"x\"}");
+
+    publish_body(&rig.last_job, 1, &job_failed_type,
+                 &(struct job_failed){.code = "MODEL_AUTH", .message = "no \xe2\x82\xac"}, true);
+    expect_event(
+        &client, 1,
+        "event: error\ndata: {\"error\":\"no \xe2\x82\xac\",\"code\":\"MODEL_AUTH\",\"message\":\"no \xe2\x82\xac\","
+        "\"messageId\":\"msg_%s\",\"timestamp\":1704067200000}");
+    cr_expect_eq(client_event(&client, NULL, 0), -1);
+    client_close(&client);
+    client = open_stream("POST", STREAM, NULL, "{\"message\":\"x\"}");
+    publish_body(&rig.last_job, 2, &job_cancelled_type, &(struct job_cancelled){.by = "me"}, true);
+    cr_expect_eq(client_event(&client, NULL, 0), 2);
+    client_close(&client);
+}
+
+Test(iris, a_refused_stream_is_an_ordinary_error)
+{
+    expect_error(STREAM, "{\"message\":\"refuse\"}", 503, "QUEUE_FULL");
+}
+
+static const char *
+cursor_of(int64_t seq)
+{
+    static char cursor[MUSTER_CURSOR_TEXT];
+
+    muster_cursor_text(rig.house.store, seq, cursor);
+    return cursor;
+}
+
+static int
+resume(const char *path, const char *cursor)
+{
+    char headers[128];
+
+    snprintf(headers, sizeof headers, "Last-Event-ID: %s\r\n", cursor);
+    return request_text(&rig, &answer, "GET", path, ADMIN_KEY, headers, NULL);
+}
+
+Test(iris, a_reader_that_comes_back_goes_on_and_submits_nothing)
+{
+    struct client client = open_stream("POST", STREAM, NULL, "{\"message\":\"Explain\"}");
+
+    client_close(&client);
+    publish_story();
+    client = open_stream("GET", STREAM "?message=Explain", cursor_of(1), NULL);
+    expect_story_after_start(&client);
+    client_close(&client);
+    client = open_stream("POST", STREAM, cursor_of(2), "{\"message\":\"Explain\"}");
+    expect_story_after_start(&client);
+    client_close(&client);
+    cr_expect_eq(rig.submits, 1);
+    cr_expect_eq(resume(STREAM "?message=Explain", cursor_of(6)), 204);
+    cr_expect_eq(resume("/api/v1/teams/frontend/stream?message=Explain", cursor_of(3)), 404);
+    cr_expect_eq(resume(STREAM "?message=Explain", "nonsense"), 400);
+    cr_expect_eq(resume(STREAM "?message=Explain", "0123456789abcdef-1"), 410);
+    cr_expect(answer_has(&answer, "\"code\":\"CURSOR_EXPIRED\""));
+    cr_expect(answer_has(&answer, "\"oldest\":"));
+    cr_expect_eq(rig.submits, 1);
+}
+
+Test(iris, anybody_may_attach_to_a_message_at_any_time)
+{
+    struct job job = store_one("backend", "admin", job_state_RUNNING, 1704067200000);
+    struct client client;
+    char path[256];
+
+    rig.last_job = job.id;
+    publish_story();
+    snprintf(path, sizeof path, "%s", path_of(&job, "msg_", "/stream"));
+    client = open_stream("GET", path, NULL, NULL);
+    expect_event(&client, 1, "event: start\ndata: {\"messageId\":\"msg_%s\",\"team\":\"backend\"}");
+    expect_story_after_start(&client);
+    client_close(&client);
+    snprintf(path, sizeof path, "%s%s", path_of(&job, "job_", "/stream?after="), cursor_of(2));
+    client = open_stream("GET", path, NULL, NULL);
+    expect_story_after_start(&client);
+    client_close(&client);
+}
+
+Test(iris, attaching_to_a_message_whose_events_are_gone_says_so)
+{
+    struct job job = store_one("backend", "admin", job_state_COMPLETED, 1704067200000);
+
+    expect_error(path_of(&job, "msg_", "/stream"), NULL, 410, "CURSOR_EXPIRED");
+    expect_error("/api/v1/messages/msg_00000000-0000-7000-8000-000000000000/stream", NULL, 404, "NOT_FOUND");
+}
+
+/* ---- teams ---------------------------------------------------------------------------------------------------------- */
+
+static void
+publish_views(void)
+{
+    struct muster_queue_view *queue = muster_alloc(sizeof *queue);
+    struct muster_agent_view *agent = muster_alloc(sizeof *agent);
+
+    *queue = (struct muster_queue_view){
+        .queued = 2, .running = 1, .max_running = 1, .completed = 9, .failed = 4, .mean_ms = 1500};
+    agent->count = 1;
+    agent->processes[0] =
+        (struct muster_process_view){.pid = 42, .state = process_state_BUSY, .started_ms = 5, .turns = 3};
+    snprintf(agent->processes[0].session, sizeof agent->processes[0].session, "abc");
+    snprintf(agent->problem, sizeof agent->problem, "it fell over");
+    muster_board_publish(rig.bus, MUSTER_QUEUE_BOARD "/backend", queue, free);
+    muster_board_publish(rig.bus, MUSTER_AGENT_PREFIX "backend", agent, free);
+}
+
+Test(iris, team_status_shows_queue_and_processes)
+{
+    json_t *json, *process;
+
+    publish_views();
+    json = call("GET", "/api/v1/teams/backend/status", NULL, 200);
+    process = json_array_get(json_object_get(json, "processes"), 0);
+    cr_expect_str_eq(text_of(json, "team"), "backend");
+    cr_expect_str_eq(text_of(json, "status"), "busy");
+    cr_expect_str_eq(text_of(json, "driver"), "echo");
+    cr_expect_eq(number_of(json, "queued"), 2);
+    cr_expect_eq(number_of(json, "running"), 1);
+    cr_expect_eq(number_of(json, "averageDuration"), 1500);
+    cr_expect_eq(number_of(json, "completed"), 9);
+    cr_expect_eq(number_of(json, "failed"), 4);
+    cr_expect_str_eq(text_of(json, "lastError"), "it fell over");
+    cr_expect_eq(number_of(process, "pid"), 42);
+    cr_expect_str_eq(text_of(process, "status"), "busy");
+    cr_expect_eq(number_of(process, "turns"), 3);
+    cr_expect_str_eq(text_of(process, "sessionId"), "abc");
+    json_decref(json);
+}
+
+Test(iris, a_team_that_has_done_nothing_is_idle)
+{
+    json_t *json = call("GET", "/api/v1/teams/frontend/status", NULL, 200);
+
+    cr_expect_str_eq(text_of(json, "status"), "idle");
+    cr_expect_eq(json_array_size(json_object_get(json, "processes")), 0);
+    json_decref(json);
+}
+
+Test(iris, a_key_sees_its_own_teams)
+{
+    json_t *json = call("GET", "/api/v1/teams", NULL, 200);
+
+    cr_expect_eq(json_array_size(json_object_get(json, "teams")), 2);
+    json_decref(json);
+    json = call_as(BACKEND_KEY, "GET", "/api/v1/teams", NULL, 200);
+    cr_expect_eq(json_array_size(json_object_get(json, "teams")), 1);
+    json_decref(json);
+}
+
+/* ---- one message ---------------------------------------------------------------------------------------------------- */
+
+Test(iris, a_message_is_found_under_all_its_names)
+{
+    struct job job = store_one("backend", "admin", job_state_COMPLETED, 1704067200000);
+    static const char *const prefixes[] = {"msg_", "job_", ""};
+    json_t *json;
+    size_t i;
+
+    for (i = 0; i < 3; i++) {
+        json = call("GET", path_of(&job, prefixes[i], ""), NULL, 200);
+        cr_expect_str_eq(text_of(json, "status"), "completed");
+        cr_expect_str_eq(text_of(json, "state"), "completed");
+        cr_expect_str_eq(text_of(json, "response"), "answer");
+        cr_expect_eq(number_of(json, "duration"), 500);
+        cr_expect_eq(number_of(json, "createdAt"), 1704067200000);
+        cr_expect_eq(number_of(json, "startedAt"), 1704067200100);
+        cr_expect_eq(number_of(json, "completedAt"), 1704067200600);
+        cr_expect_eq(number_of(json_object_get(json, "progress"), "percentage"), 100);
+        cr_expect_null(json_object_get(json, "error"));
+        json_decref(json);
+    }
+}
+
+Test(iris, states_are_told_in_the_documents_words)
+{
+    static const struct {
+        enum job_state state;
+        const char *status, *exact;
+    } rows[] = {{job_state_QUEUED, "queued", "queued"},         {job_state_RETRYING, "queued", "retrying"},
+                {job_state_PARKED, "queued", "parked"},         {job_state_RUNNING, "processing", "running"},
+                {job_state_WAITING, "processing", "waiting"},   {job_state_FAILED, "failed", "failed"},
+                {job_state_CANCELLED, "cancelled", "cancelled"}};
+    size_t i;
+
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct job job = store_one("backend", "admin", rows[i].state, muster_clock_ms());
+        json_t *json = call("GET", path_of(&job, "msg_", ""), NULL, 200);
+
+        cr_expect_str_eq(text_of(json, "status"), rows[i].status);
+        cr_expect_str_eq(text_of(json, "state"), rows[i].exact);
+        if (i < 5)
+            cr_expect_geq(number_of(json, "estimatedCompletion"), job.created_ms);
+        else
+            cr_expect_not_null(json_object_get(json, "error"));
+        json_decref(json);
+    }
+}
+
+Test(iris, a_failed_message_tells_why)
+{
+    struct job job = store_one("backend", "admin", job_state_FAILED, 1704067200000);
+    json_t *json = call("GET", path_of(&job, "msg_", ""), NULL, 200);
+
+    cr_expect_str_eq(text_of(json_object_get(json, "error"), "code"), "PROCESS_ERROR");
+    cr_expect_str_eq(text_of(json_object_get(json, "error"), "message"), "exit code 1");
+    json_decref(json);
+}
+
+Test(iris, messages_of_other_teams_are_not_there)
+{
+    struct job job = store_one("frontend", "admin", job_state_COMPLETED, 1704067200000);
+
+    json_decref(call_as(BACKEND_KEY, "GET", path_of(&job, "msg_", ""), NULL, 404));
+    expect_error("/api/v1/messages/msg_nonsense", NULL, 404, "NOT_FOUND");
+    expect_error("/api/v1/messages/msg_00000000-0000-7000-8000-000000000000", NULL, 404, "NOT_FOUND");
+}
+
+/* ---- cancel --------------------------------------------------------------------------------------------------------- */
+
+Test(iris, cancel_ends_a_message_and_refuses_one_that_has_ended)
+{
+    struct job running = store_one("backend", "admin", job_state_RUNNING, 1704067200000);
+    struct job ended = store_one("backend", "admin", job_state_COMPLETED, 1704067200001);
+    json_t *json = call("POST", path_of(&running, "msg_", "/cancel"), "", 200);
+
+    cr_expect_str_eq(text_of(json, "status"), "cancelled");
+    cr_expect(json_is_true(json_object_get(json, "wasRunning")));
+    json_decref(json);
+    json = call("POST", path_of(&ended, "job_", "/cancel"), "", 409);
+    cr_expect_str_eq(text_of(json, "code"), "CONFLICT");
+    cr_expect_str_eq(text_of(json_object_get(json, "details"), "status"), "completed");
+    json_decref(json);
+}
+
+/* ---- history -------------------------------------------------------------------------------------------------------- */
+
+#define HISTORY "/api/v1/messages/history"
+
+static void
+expect_page(const char *key, const char *query, size_t shown, int64_t total, bool more)
+{
+    char path[256];
+    json_t *json, *page;
+
+    snprintf(path, sizeof path, HISTORY "%s", query);
+    json = call_as(key, "GET", path, NULL, 200);
+    page = json_object_get(json, "pagination");
+    cr_expect_eq(json_array_size(json_object_get(json, "messages")), shown, "%s: %s", query, answer.body.data);
+    cr_expect_eq(number_of(page, "total"), total, "%s: %s", query, answer.body.data);
+    cr_expect_eq(json_is_true(json_object_get(page, "hasNext")), more, "%s", query);
+    json_decref(json);
+}
+
+static void
+store_history(void)
+{
+    int i;
+
+    /* 60 of backend, 30 of frontend; every tenth has failed, the last three still wait. */
+    for (i = 0; i < 90; i++)
+        store_one(i % 3 == 2 ? "frontend" : "backend", i % 2 ? "slack" : "ci",
+                  i >= 87       ? (i == 87   ? job_state_QUEUED
+                                   : i == 88 ? job_state_RETRYING
+                                             : job_state_RUNNING)
+                  : i % 10 == 0 ? job_state_FAILED
+                                : job_state_COMPLETED,
+                  1704067200000 + i * 1000);
+}
+
+Test(iris, history_has_pages_and_correct_totals)
+{
+    json_t *json, *first;
+
+    expect_page(ADMIN_KEY, "", 0, 0, false);
+    store_history();
+    expect_page(ADMIN_KEY, "", 50, 90, true);
+    expect_page(ADMIN_KEY, "?page=2", 40, 90, false);
+    expect_page(ADMIN_KEY, "?page=3", 0, 90, false);
+    expect_page(ADMIN_KEY, "?limit=45&page=2", 45, 90, false);
+    expect_page(ADMIN_KEY, "?team=backend&limit=10&page=6", 10, 60, false);
+    expect_page(ADMIN_KEY, "?team=backend&limit=10&page=5", 10, 60, true);
+    expect_page(ADMIN_KEY, "?to=frontend", 30, 30, false);
+    expect_page(ADMIN_KEY, "?team=backend&to=frontend", 0, 0, false);
+    expect_page(ADMIN_KEY, "?from=ci&limit=5", 5, 45, true);
+    expect_page(ADMIN_KEY, "?from=ci&team=frontend", 15, 15, false);
+    expect_page(ADMIN_KEY, "?status=failed", 9, 9, false);
+    expect_page(ADMIN_KEY, "?status=queued", 2, 2, false);
+    expect_page(ADMIN_KEY, "?status=processing", 1, 1, false);
+    expect_page(ADMIN_KEY, "?since=1704067280000", 10, 10, false);
+    expect_page(ADMIN_KEY, "?since=2024-01-01T00:01:20Z", 10, 10, false);
+    expect_page(BACKEND_KEY, "?limit=50", 50, 60, true);
+    expect_page(BACKEND_KEY, "?team=frontend", 0, 0, false);
+    json = call("GET", HISTORY "?limit=1&team=frontend&status=completed", NULL, 200);
+    first = json_array_get(json_object_get(json, "messages"), 0);
+    cr_expect_eq(strncmp(text_of(first, "messageId"), "msg_", 4), 0);
+    cr_expect_str_eq(text_of(first, "to"), "frontend");
+    cr_expect_str_eq(text_of(first, "from"), "ci");
+    cr_expect_str_eq(text_of(first, "message"), "question");
+    cr_expect_str_eq(text_of(first, "response"), "answer");
+    cr_expect_str_eq(text_of(first, "status"), "completed");
+    cr_expect_eq(number_of(first, "duration"), 500);
+    cr_expect_eq(number_of(first, "timestamp"), 1704067286000);
+    json_decref(json);
+}
+
+Test(iris, history_values_that_do_not_fit_are_400_and_named)
+{
+    static const char *const queries[][2] = {
+        {"limit=0", "limit"},      {"limit=201", "limit"},  {"limit=x", "limit"},
+        {"limit=", "limit"},       {"page=0", "page"},      {"page=-1", "page"},
+        {"status=done", "status"}, {"since=soon", "since"}, {"page=99999999999", "page"}};
+    char path[128], field[64];
+    size_t i;
+
+    for (i = 0; i < sizeof queries / sizeof *queries; i++) {
+        snprintf(path, sizeof path, HISTORY "?%s", queries[i][0]);
+        expect_error(path, NULL, 400, "INVALID_REQUEST");
+        snprintf(field, sizeof field, "\"field\":\"%s\"", queries[i][1]);
+        cr_expect(answer_has(&answer, field), "%s", answer.body.data);
+    }
+}
+
+Test(iris, long_texts_are_cut_in_the_history_at_a_whole_character)
+{
+    struct muster_buf prompt = {0};
+    struct job job = store_one("backend", "ci", job_state_COMPLETED, 1704067200000);
+    json_t *json, *first;
+
+    muster_buf_str(&prompt, "x");
+    while (prompt.size < 20000)
+        muster_buf_str(&prompt, "\xe2\x82\xac");
+    job.prompt = prompt.data;
+    job.started_ms = job.finished_ms = 0;
+    job.result = "answer";
+    store_job(&rig, &job);
+    json = call("GET", HISTORY, NULL, 200);
+    first = json_array_get(json_object_get(json, "messages"), 0);
+    cr_expect(json_is_true(json_object_get(first, "truncated")));
+    cr_expect_leq(strlen(text_of(first, "message")), 16384);
+    cr_expect_geq(strlen(text_of(first, "message")), 16380);
+    json_decref(json);
+    muster_buf_free(&prompt);
+}
+
+Test(iris, every_route_is_described)
+{
+    const struct http_dialect *const *dialect;
+    const struct http_route *route;
+    struct muster_buf text = {0};
+
+    http_describe_routes(&text);
+    for (dialect = http_dialects; *dialect; dialect++)
+        for (route = (*dialect)->routes; route->method; route++)
+            cr_expect(strstr(text.data, route->path) != NULL);
+    muster_buf_free(&text);
+}
