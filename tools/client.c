@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* The functions of client.h.  Main thread. */
+#include "tools/client.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "schemas/muster_codec.h"
+#include "schemas/muster_options.h"
+#include "tools/term.h"
+#include "transport/muster_fetch.h"
+
+#define TEXT_MAX ((size_t)16 << 20)    /* bytes read from standard input */
+#define ANSWER_MAX ((size_t)128 << 20) /* bytes of an answer */
+#define LINE_MAX_BYTES 4096            /* of the files in the data folder */
+
+int
+complain(int code, const char *format, ...)
+{
+    struct muster_buf line = {0};
+    va_list args;
+
+    va_start(args, format);
+    muster_buf_vprintf(&line, format, args);
+    va_end(args);
+    fflush(stdout);
+    term_print_safe(stderr, "muster: ", 8);
+    term_print_safe(stderr, line.data, line.size);
+    fputc('\n', stderr);
+    muster_buf_free(&line);
+    return code;
+}
+
+/* ---- which server, which key ---- */
+
+const char *
+client_data(const struct call *call)
+{
+    const char *data = call_value(call, "--data");
+
+    if (!data)
+        data = getenv("MUSTER_DATA");
+    return data && *data ? data : NULL;
+}
+
+/* First line of <data>/<name>; NULL when it cannot be read. */
+static const char *
+read_line(struct muster_arena *arena, const char *data, const char *name)
+{
+    char line[LINE_MAX_BYTES];
+    const char *found = NULL;
+    FILE *file = fopen(muster_arena_printf(arena, "%s/%s", data, name), "re");
+
+    if (!file)
+        return NULL;
+    if (fgets(line, sizeof line, file)) {
+        line[strcspn(line, "\r\n")] = '\0';
+        if (*line)
+            found = muster_arena_str(arena, line, strlen(line));
+    }
+    fclose(file);
+    return found;
+}
+
+static const char *
+first_given(const char *flag, const char *variable)
+{
+    const char *value = flag ? flag : getenv(variable);
+
+    return value && *value ? value : NULL;
+}
+
+/* A header's value must not begin another header. */
+static bool
+is_plain(const char *text)
+{
+    for (; *text; text++) {
+        if ((unsigned char)*text <= ' ' || *text == 0x7f)
+            return false;
+    }
+    return true;
+}
+
+static const char *
+trim_slash(struct muster_arena *arena, const char *url)
+{
+    size_t size = strlen(url);
+
+    while (size > 0 && url[size - 1] == '/')
+        size--;
+    return muster_arena_str(arena, url, size);
+}
+
+int
+client_open(const struct call *call, struct client *out)
+{
+    struct muster_arena *arena = muster_arena_new();
+    const char *data = client_data(call);
+    const char *written = read_line(arena, data ? data : CLIENT_DATA_DEFAULT, "url");
+    const char *url = first_given(call_value(call, "--url"), "MUSTER_URL");
+    const char *key = first_given(call_value(call, "--key"), "MUSTER_API_KEY");
+
+    url = trim_slash(arena, url ? url : written ? written : CLIENT_URL_DEFAULT);
+    if (!key && (data || (written && strcmp(trim_slash(arena, written), url) == 0)))
+        key = read_line(arena, data ? data : CLIENT_DATA_DEFAULT, "admin.key");
+    *out = (struct client){.arena = arena, .url = url, .key = key, .json = call_value(call, "--json") != NULL};
+    if (strncmp(url, "http://", 7) != 0 && strncmp(url, "https://", 8) != 0) {
+        client_close(out);
+        return complain(EXIT_USAGE,
+                        "the server's URL begins neither with http:// nor https://: correct --url or MUSTER_URL");
+    }
+    if (!is_plain(url) || (key && !is_plain(key))) {
+        client_close(out);
+        return complain(EXIT_USAGE, "the URL or key has a space or control character: copy it again");
+    }
+    return EXIT_DONE;
+}
+
+void
+client_close(struct client *client)
+{
+    muster_arena_free(&client->arena);
+    memset(client, 0, sizeof *client);
+}
+
+int
+client_run(const struct call *call, int (*run)(const struct client *client, const struct call *call))
+{
+    struct client client;
+    int result = client_open(call, &client);
+
+    if (result)
+        return result;
+    result = run(&client, call);
+    client_close(&client);
+    return result;
+}
+
+/* ---- a request ---- */
+
+size_t
+client_headers(const struct client *client, bool has_body, const char *accept, struct muster_pair *items)
+{
+    size_t count = 0;
+
+    items[count++] = (struct muster_pair){"Accept", accept};
+    items[count++] = (struct muster_pair){"User-Agent", "muster/" MUSTER_VERSION};
+    if (client->key)
+        items[count++] =
+            (struct muster_pair){"Authorization", muster_arena_printf(client->arena, "Bearer %s", client->key)};
+    if (has_body)
+        items[count++] = (struct muster_pair){"Content-Type", "application/json"};
+    return count;
+}
+
+int
+client_unreachable(const struct client *client, const char *problem)
+{
+    return complain(EXIT_UNREACHABLE, "cannot reach %s (%s): start it with muster serve, or give --url", client->url,
+                    problem);
+}
+
+/* The message id that a 408 names, wherever it stands. */
+static const char *
+job_of_error(const json_t *error)
+{
+    const char *id = json_text(error, "messageId");
+
+    return *id ? id : json_text(json_object_get(error, "details"), "messageId");
+}
+
+/* "message (CODE): advice" */
+static void
+tell_refused(int result, long status, const char *message, const char *code, const char *id)
+{
+    size_t size = strlen(message);
+
+    size -= size > 0 && message[size - 1] == '.';
+    if (result == EXIT_TIMEOUT && *id)
+        complain(result, "no answer yet: the job goes on, follow it with muster job %s --follow", id);
+    else if (size == 0)
+        complain(result, "the server answered with status %ld: %s", status, exit_advice(status, code));
+    else if (result == EXIT_FAILED && *id)
+        complain(result, "%.*s (%s): see muster job %s", (int)size, message, *code ? code : "no code", id);
+    else
+        complain(result, "%.*s (%s): %s", (int)size, message, *code ? code : "no code", exit_advice(status, code));
+}
+
+int
+client_refused(const struct client *client, long status, const char *body, size_t size)
+{
+    json_t *error = body ? json_loadb(body, size, 0, NULL) : NULL;
+    const char *code = json_text(error, "code");
+    const char *message = json_text(error, "message");
+    int result = exit_of_answer(status, code);
+
+    if (client->json && error)
+        json_print(error);
+    tell_refused(result, status, *message ? message : json_text(error, "error"), code, job_of_error(error));
+    json_decref(error);
+    return result;
+}
+
+int
+client_request(const struct client *client, const char *method, const char *path, const char *body, int64_t timeout_ms,
+               json_t **out_answer)
+{
+    struct muster_pair headers[4];
+    struct muster_fetch_spec spec = {
+        .method = method,
+        .url = muster_arena_printf(client->arena, "%s%s", client->url, path),
+        .headers = headers,
+        .header_count = client_headers(client, body != NULL, "application/json", headers),
+        .body = body,
+        .body_size = body ? strlen(body) : 0,
+        .timeout_ms = timeout_ms,
+        .max_answer = ANSWER_MAX,
+        .allow_private = true,
+    };
+    struct muster_buf answer = {0};
+    char problem[256] = "";
+    json_t *json = NULL;
+    long status = 0;
+    int result = EXIT_DONE;
+    muster_err err = muster_fetch_now(&spec, NULL, NULL, &status, &answer, problem, sizeof problem);
+
+    if (err)
+        result = client_unreachable(client, *problem ? problem : muster_err_text(err));
+    else if (status < 200 || status > 299)
+        result = client_refused(client, status, answer.data, answer.size);
+    else if (answer.size > 0 && !(json = json_loadb(answer.data, answer.size, JSON_DECODE_ANY, NULL)))
+        result = complain(EXIT_FAILED, "the answer of %s is not JSON: is it a muster server?", client->url);
+    else
+        *out_answer = json ? json : json_object();
+    muster_buf_free(&answer);
+    return result;
+}
+
+/* ---- what is sent ---- */
+
+void
+url_encode(struct muster_buf *out, const char *text)
+{
+    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+
+    for (; *text; text++) {
+        if (strchr(plain, *text))
+            muster_buf_add(out, text, 1);
+        else
+            muster_buf_printf(out, "%%%02X", (unsigned)(unsigned char)*text);
+    }
+}
+
+const char *
+client_path(const struct client *client, const char *before, const char *part, const char *after)
+{
+    struct muster_buf path = {0};
+    const char *kept;
+
+    muster_buf_str(&path, before);
+    url_encode(&path, part);
+    muster_buf_str(&path, after);
+    kept = muster_arena_str(client->arena, path.data, path.size);
+    muster_buf_free(&path);
+    return kept;
+}
+
+void
+json_put_text(json_t *object, const char *name, const char *text)
+{
+    struct muster_buf clean = {0};
+
+    muster_utf8_clean(&clean, text, strlen(text));
+    json_object_set_new(object, name, json_stringn(clean.data ? clean.data : "", clean.size));
+    muster_buf_free(&clean);
+}
+
+const char *
+client_body(const struct client *client, json_t *object)
+{
+    char *text = json_dumps(object, JSON_COMPACT | JSON_ENCODE_ANY);
+    const char *kept = muster_arena_str(client->arena, text ? text : "{}", text ? strlen(text) : 2);
+
+    free(text);
+    json_decref(object);
+    return kept;
+}
+
+static int
+read_input(struct muster_buf *text)
+{
+    size_t size;
+
+    do {
+        char *room = muster_buf_room(text, 65536);
+
+        size = fread(room, 1, 65536, stdin);
+        text->size += size;
+    } while (size > 0 && text->size <= TEXT_MAX);
+    if (ferror(stdin))
+        return complain(EXIT_USAGE, "cannot read standard input (%s): give the text as an argument", strerror(errno));
+    if (text->size > TEXT_MAX)
+        return complain(EXIT_USAGE, "standard input is larger than 16 MiB: send less");
+    while (text->size > 0 && text->data[text->size - 1] == '\n')
+        text->size--;
+    return EXIT_DONE;
+}
+
+int
+client_text(const struct client *client, const struct call *call, int from, const char **out_text)
+{
+    struct muster_buf text = {0};
+    int result = EXIT_DONE;
+    int i;
+
+    if (call->arg_count == from + 1 && strcmp(call->args[from], "-") == 0) {
+        result = read_input(&text);
+    } else {
+        for (i = from; i < call->arg_count; i++)
+            muster_buf_printf(&text, "%s%s", i > from ? " " : "", call->args[i]);
+    }
+    if (!result && text.size == 0)
+        result = complain(EXIT_USAGE, "the text is empty: say what the team should do");
+    if (!result)
+        *out_text = muster_arena_str(client->arena, text.data, text.size);
+    muster_buf_free(&text);
+    return result;
+}
+
+int
+client_duration(const struct call *call, const char *option, int64_t *out_ms)
+{
+    const char *value = call_value(call, option);
+
+    if (value && (muster_duration_parse(value, out_ms) || *out_ms <= 0))
+        return complain(EXIT_USAGE, "%s %s is no duration: write for example 250ms, 30s, 5m, 2h or 7d", option, value);
+    return EXIT_DONE;
+}
+
+/* ---- what comes back ---- */
+
+const char *
+json_text(const json_t *object, const char *name)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+
+    return text ? text : "";
+}
+
+int64_t
+json_number(const json_t *object, const char *name)
+{
+    const json_t *value = json_object_get(object, name);
+
+    return json_is_number(value) ? (int64_t)json_number_value(value) : -1;
+}
+
+void
+json_print(const json_t *json)
+{
+    json_dumpf(json, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
+    putchar('\n');
+}

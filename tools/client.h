@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* What the commands that talk to a server share: which server, which key, one request, and errors as one line.
+ *
+ * Runs on the main thread.  Functions that return int return an exit code and have told the error already. */
+#ifndef TOOLS_CLIENT_H
+#define TOOLS_CLIENT_H
+
+#include <jansson.h>
+
+#include "schemas/muster_buf.h"
+#include "schemas/muster_schema.h"
+#include "tools/args.h"
+#include "tools/exits.h"
+
+#define CLIENT_DATA_DEFAULT "./muster-data"
+#define CLIENT_URL_DEFAULT "http://127.0.0.1:3100"
+
+struct client {
+    struct muster_arena *arena; /* owns the texts below and whatever else lives as long */
+    const char *url;            /* without a '/' at its end */
+    const char *key;            /* NULL: none */
+    bool json;                  /* --json */
+};
+
+/* Server and key: flags, then MUSTER_URL and MUSTER_API_KEY, then the data folder.  The folder's key goes only to the
+ * server that wrote it, or where --data says so. */
+int client_open(const struct call *call, struct client *out);
+void client_close(struct client *client);
+/* Open, run, close. */
+int client_run(const struct call *call, int (*run)(const struct client *client, const struct call *call));
+
+/* --data, else MUSTER_DATA, else NULL. */
+const char *client_data(const struct call *call);
+/* "Authorization" and what goes with it; `items` has room for 4.  Returns their number. */
+size_t client_headers(const struct client *client, bool has_body, const char *accept, struct muster_pair *items);
+
+/* Send and wait.  EXIT_DONE: *out_answer is the JSON value (the caller's) of a 2xx answer. */
+int client_request(const struct client *client, const char *method, const char *path, const char *body,
+                   int64_t timeout_ms, json_t **out_answer);
+/* Tell an answer that is not 2xx; returns its exit code. */
+int client_refused(const struct client *client, long status, const char *body, size_t size);
+int client_unreachable(const struct client *client, const char *problem);
+
+/* One line on standard error, "muster: what: what to do next".  Returns `code`. */
+int complain(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- requests ---- */
+/* "/api/v1/teams/<part>/ask" with `part` percent-encoded; lives in the client. */
+const char *client_path(const struct client *client, const char *before, const char *part, const char *after);
+/* Append `text`, percent-encoded for a query or a path. */
+void url_encode(struct muster_buf *out, const char *text);
+/* Set a text field; bytes that are not UTF-8 become U+FFFD. */
+void json_put_text(json_t *object, const char *name, const char *text);
+/* The value as compact text, `object` released; lives in the client. */
+const char *client_body(const struct client *client, json_t *object);
+/* The text of args[from..], joined by spaces, or standard input for "-"; lives in the client. */
+int client_text(const struct client *client, const struct call *call, int from, const char **out_text);
+/* A span on the command line; EXIT_USAGE when it is none. */
+int client_duration(const struct call *call, const char *option, int64_t *out_ms);
+
+/* ---- answers ---- */
+/* Text of a field; "" when it is not there or no text. */
+const char *json_text(const json_t *object, const char *name);
+/* Number of a field; -1 when it is not there. */
+int64_t json_number(const json_t *object, const char *name);
+/* Print as it is, indented. */
+void json_print(const json_t *json);
+
+#endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* What each command runs.  Main thread; returns the exit code. */
+#ifndef TOOLS_COMMANDS_H
+#define TOOLS_COMMANDS_H
+
+#include "tools/args.h"
+
+int run_serve(const struct call *call);
+
+int run_ask(const struct call *call);
+int run_execute(const struct call *call);
+int run_stream(const struct call *call);
+
+int run_status(const struct call *call);
+int run_job(const struct call *call);
+int run_cancel(const struct call *call);
+int run_history(const struct call *call);
+
+int run_key_create(const struct call *call);
+int run_key_list(const struct call *call);
+int run_key_revoke(const struct call *call);
+
+int run_describe(const struct call *call);
+int run_check_config(const struct call *call);
+int run_version(const struct call *call);
+
+#endif

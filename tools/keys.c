@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* key create, key list and key revoke. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "schemas/muster_options.h"
+#include "tools/client.h"
+#include "tools/commands.h"
+#include "tools/show.h"
+
+#define KEY_TIMEOUT_MS 30000
+
+/* "a,b" to ["a","b"]. */
+static json_t *
+split(const char *text)
+{
+    json_t *list = json_array();
+    char *copy = muster_strdup(text);
+    char *rest = copy;
+    char *item;
+
+    while ((item = strsep(&rest, ","))) {
+        if (*item)
+            json_array_append_new(list, json_string(item));
+    }
+    free(copy);
+    return list;
+}
+
+/* "100/1m": 100 requests a minute. */
+static int
+put_rate(const struct call *call, json_t *body)
+{
+    const char *text = call_value(call, "--rate");
+    char *slash = NULL;
+    long long requests;
+    int64_t window_ms;
+    json_t *rate;
+
+    if (!text)
+        return EXIT_DONE;
+    requests = strtoll(text, &slash, 10);
+    if (slash == text || requests < 0 || *slash != '/' || muster_duration_parse(slash + 1, &window_ms))
+        return complain(EXIT_USAGE, "--rate %s is no rate: write for example 100/1m", text);
+    rate = json_object();
+    json_object_set_new(rate, "requests", json_integer(requests));
+    json_object_set_new(rate, "window", json_integer(window_ms));
+    json_object_set_new(body, "rateLimit", rate);
+    return EXIT_DONE;
+}
+
+static int
+put_expires(const struct call *call, json_t *body)
+{
+    struct timespec now;
+    int64_t span_ms = 0;
+    int result = client_duration(call, "--expires", &span_ms);
+
+    if (result || !span_ms)
+        return result;
+    clock_gettime(CLOCK_REALTIME, &now);
+    json_object_set_new(body, "expiresAt", json_integer((int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + span_ms));
+    return EXIT_DONE;
+}
+
+static void
+print_created(const struct client *client, const json_t *answer)
+{
+    if (client->json) {
+        json_print(answer);
+        return;
+    }
+    puts(json_text(answer, "key"));
+    fflush(stdout);
+    if (isatty(STDERR_FILENO))
+        fputs("Keep this key: it is not shown again.\n", stderr);
+}
+
+static int
+create(const struct client *client, const struct call *call)
+{
+    const char *scopes = call_value(call, "--scope");
+    const char *teams = call_value(call, "--team");
+    json_t *body = json_object();
+    json_t *answer = NULL;
+    int result;
+
+    json_put_text(body, "name", call->args[0]);
+    json_object_set_new(body, "scopes", split(scopes ? scopes : "teams:read,teams:write"));
+    if (teams)
+        json_object_set_new(body, "teams", split(teams));
+    result = put_rate(call, body);
+    if (!result)
+        result = put_expires(call, body);
+    if (result) {
+        json_decref(body);
+        return result;
+    }
+    result = client_request(client, "POST", "/api/v1/keys", client_body(client, body), KEY_TIMEOUT_MS, &answer);
+    if (!result)
+        print_created(client, answer);
+    json_decref(answer);
+    return result;
+}
+
+static int
+list(const struct client *client, const struct call *call)
+{
+    json_t *answer = NULL;
+    int result = client_request(client, "GET", "/api/v1/keys", NULL, KEY_TIMEOUT_MS, &answer);
+
+    (void)call;
+    if (!result && client->json)
+        json_print(answer);
+    else if (!result)
+        show_keys(json_is_array(answer) ? answer : json_object_get(answer, "keys"));
+    json_decref(answer);
+    return result;
+}
+
+static int
+end(const struct client *client, const struct call *call)
+{
+    json_t *answer = NULL;
+    int result = client_request(client, "DELETE", client_path(client, "/api/v1/keys/", call->args[0], ""), NULL,
+                                KEY_TIMEOUT_MS, &answer);
+
+    if (!result && client->json)
+        json_print(answer);
+    else if (!result)
+        puts("revoked");
+    json_decref(answer);
+    return result;
+}
+
+int
+run_key_create(const struct call *call)
+{
+    return client_run(call, create);
+}
+
+int
+run_key_list(const struct call *call)
+{
+    return client_run(call, list);
+}
+
+int
+run_key_revoke(const struct call *call)
+{
+    return client_run(call, end);
+}

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* muster: the table of commands, and its help. */
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/client.h"
+#include "tools/commands.h"
+
+/* ---- the table ---- */
+
+static const struct option_row globals[] = {
+    {"--url", "URL", "The server; else MUSTER_URL, else the data folder's, else " CLIENT_URL_DEFAULT "."},
+    {"--key", "KEY", "The API key; else MUSTER_API_KEY (not seen in process lists), else the data folder's."},
+    {"--json", NULL, "Print the server's JSON; event streams as one object a line."},
+    {"--data", "DIR", "The data folder; else MUSTER_DATA, else " CLIENT_DATA_DEFAULT "."},
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row serve_options[] = {
+    {"--config", "FILE", "Configuration; see muster describe options.  None is needed."},
+    {"--listen", "ADDR", "Address instead of the configuration's, for example 127.0.0.1:0."},
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row ask_options[] = {
+    {"--timeout", "DUR", "How long to wait for the answer, for example 90s or 10m."},
+    {"--context", "JSON", "Your own data, kept with the job."},
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row execute_options[] = {
+    {"--priority", "P", "critical, high, normal or low."},
+    {"--callback", "URL", "Where the end is reported to."},
+    {"--context", "JSON", "Your own data, kept with the job."},
+    {"--wait", NULL, "Show the events as they come, up to the end."},
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row job_options[] = {
+    {"--follow", NULL, "Show its events from the first on, up to the end."},
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row history_options[] = {
+    {"--team", "TEAM", "Only this team's."},
+    {"--status", "S", "Only these: queued, processing, completed, failed, cancelled."},
+    {"--from", "NAME", "Only those sent with the key of this name."},
+    {"--since", "DUR", "Only the last 2h, 7d or so; or unix milliseconds."},
+    {"--limit", "N", "Jobs a page (50)."},
+    {"--page", "N", "Which page (1)."},
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row key_options_rows[] = {
+    {"--scope", "A,B", "What it may do (teams:read,teams:write); see muster describe scopes."},
+    {"--team", "T,..", "Teams it may use (all)."},
+    {"--rate", "N/DUR", "Requests per span, for example 100/1m; 0/1m: unlimited."},
+    {"--expires", "DUR", "When it stops working, from now (never)."},
+    {NULL, NULL, NULL},
+};
+
+static int run_help(const struct call *call);
+
+static const struct command commands[] = {
+    {"serve", "", "Run the server.", serve_options, 0, 0, run_serve},
+    {"ask", "TEAM QUESTION|-", "Ask a team and print its answer.", ask_options, 2, CALL_ARGS_MAX, run_ask},
+    {"execute", "TEAM TASK|-", "Give a team a task and print the job's id.", execute_options, 2, CALL_ARGS_MAX,
+     run_execute},
+    {"stream", "TEAM MESSAGE|-", "Send a message and print the answer as it comes.", NULL, 2, CALL_ARGS_MAX,
+     run_stream},
+    {"status", "[TEAM]", "Show the teams, or one of them.", NULL, 0, 1, run_status},
+    {"job", "ID", "Show a job; the exit code tells how it ended.", job_options, 1, 1, run_job},
+    {"cancel", "ID", "End a job.", NULL, 1, 1, run_cancel},
+    {"history", "", "List jobs, the newest first.", history_options, 0, 0, run_history},
+    {"key create", "NAME", "Make an API key and print it.", key_options_rows, 1, 1, run_key_create},
+    {"key list", "", "List the API keys.", NULL, 0, 0, run_key_list},
+    {"key revoke", "ID|NAME", "End an API key.", NULL, 1, 1, run_key_revoke},
+    {"describe", "[TOPIC [NAME]]", "Print reference text; without a topic the topics.", NULL, 0, 2, run_describe},
+    {"check-config", "FILE", "Say whether a configuration file is right.", NULL, 1, 1, run_check_config},
+    {"version", "", "Print the version.", NULL, 0, 0, run_version},
+    {"help", "[COMMAND]", "Print this, or all about a command.", NULL, 0, 2, run_help},
+    {NULL, NULL, NULL, NULL, 0, 0, NULL},
+};
+
+/* ---- help ---- */
+
+static void
+print_options(const struct option_row *rows)
+{
+    char name[48];
+
+    for (; rows && rows->name; rows++) {
+        snprintf(name, sizeof name, "%s %s", rows->name, rows->value ? rows->value : "");
+        printf("  %-28s %s\n", name, rows->doc);
+    }
+}
+
+static void
+print_usage(const struct command *command)
+{
+    char usage[48];
+
+    snprintf(usage, sizeof usage, "%s %s", command->name, command->args);
+    printf("  %-28s %s\n", usage, command->doc);
+}
+
+static int
+help_all(void)
+{
+    const struct command *command;
+    const struct exit_row *row;
+
+    puts("muster: coding agents as microservices\n\nUsage: muster COMMAND [ARGUMENTS] [OPTIONS]\n\nCommands:");
+    for (command = commands; command->name; command++)
+        print_usage(command);
+    puts("\nOptions of all commands:");
+    print_options(globals);
+    puts("\nExit codes:");
+    for (row = exit_rows; row->doc; row++)
+        printf("  %3d  %s\n", row->code, row->doc);
+    puts("\nmuster help COMMAND shows a command's options.  \"-\" reads the text from standard input.");
+    return EXIT_DONE;
+}
+
+static int
+help_one(const struct command *command)
+{
+    printf("Usage: muster %s%s%s%s\n\n%s\n", command->name, *command->args ? " " : "", command->args,
+           command->options ? " [OPTIONS]" : "", command->doc);
+    if (command->options) {
+        puts("\nOptions:");
+        print_options(command->options);
+    }
+    puts("\nOptions of all commands:");
+    print_options(globals);
+    return EXIT_DONE;
+}
+
+/* All commands of two words that begin with this one; returns their number. */
+static int
+help_group(const char *word)
+{
+    const struct command *command;
+    size_t length = strlen(word);
+    int count = 0;
+
+    for (command = commands; command->name; command++) {
+        if (strncmp(command->name, word, length) != 0 || command->name[length] != ' ')
+            continue;
+        if (count++)
+            putchar('\n');
+        help_one(command);
+    }
+    return count;
+}
+
+static int
+run_help(const struct call *call)
+{
+    const char *second = call->arg_count > 1 ? call->args[1] : NULL;
+    const struct command *command;
+
+    if (call->arg_count == 0)
+        return help_all();
+    command = command_find(commands, call->args[0], second);
+    if (command)
+        return help_one(command);
+    if (!second && help_group(call->args[0]))
+        return EXIT_DONE;
+    return complain(EXIT_USAGE, "no command %s: muster help lists them", call->args[0]);
+}
+
+int
+main(int argc, char **argv)
+{
+    struct call call;
+    char problem[256] = "";
+    int result;
+
+    if (!call_parse(argc, argv, commands, globals, &call, problem, sizeof problem))
+        return complain(EXIT_USAGE, "%s", problem);
+    if (call.version)
+        result = run_version(&call);
+    else if (call.help && call.command)
+        result = help_one(call.command);
+    else if (call.help)
+        result = help_all();
+    else if (!call.command)
+        return help_all(), EXIT_USAGE;
+    else
+        result = call.command->run(&call);
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return complain(EXIT_FAILED, "cannot write standard output: make room or close the pipe later");
+    return result;
+}

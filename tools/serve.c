@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* serve: the daemon.  The main thread starts the hub, then only waits for signals: the first SIGTERM or SIGINT stops in
+ * order, a second one parks at once what still runs. */
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "api/muster.h"
+#include "schemas/muster_buf.h"
+#include "tools/client.h"
+#include "tools/commands.h"
+#include "tools/term.h"
+
+#define REAP_S 1
+
+/* The drain, on a thread of its own so that the main thread still hears signals. */
+struct draining {
+    struct muster_hub *hub;
+    atomic_bool done;
+};
+
+/* ---- before the start ---- */
+
+static void
+block_signals(sigset_t *set)
+{
+    sigemptyset(set);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGHUP);
+    sigaddset(set, SIGUSR1); /* our own: the drain is over */
+    sigaddset(set, SIGPIPE);
+    sigaddset(set, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, set, NULL);
+    sigdelset(set, SIGPIPE); /* these two are never waited for: a write that fails is an error and nothing more */
+    sigdelset(set, SIGXFSZ);
+}
+
+/* Every connection and agent takes descriptors; the soft limit is often only 1024. */
+static void
+raise_descriptors(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        perror("muster: cannot raise the limit of open files, going on");
+}
+
+/* ---- ready ---- */
+
+/* Append as one word of a shell. */
+static void
+add_word(struct muster_buf *out, const char *text)
+{
+    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._/~+,:@%";
+
+    if (strspn(text, plain) == strlen(text) && *text && *text != '~') {
+        muster_buf_str(out, text);
+        return;
+    }
+    muster_buf_str(out, "'");
+    for (; *text; text++) {
+        if (*text == '\'')
+            muster_buf_str(out, "'\\''");
+        else
+            muster_buf_add(out, text, 1);
+    }
+    muster_buf_str(out, "'");
+}
+
+/* The Authorization header as a word of the curl line: with the key itself when it is new, else with what finds it. */
+static void
+add_header(struct muster_buf *out, const char *data, const char *new_key)
+{
+    struct muster_buf path = {0};
+
+    muster_buf_printf(&path, "%s/admin.key", data);
+    if (new_key) {
+        muster_buf_printf(out, "'Authorization: Bearer %s'", new_key);
+    } else if (access(path.data, R_OK) == 0) {
+        muster_buf_str(out, "\"Authorization: Bearer $(cat ");
+        add_word(out, path.data);
+        muster_buf_str(out, ")\"");
+    } else {
+        muster_buf_str(out, "\"Authorization: Bearer $MUSTER_API_KEY\"");
+    }
+    muster_buf_free(&path);
+}
+
+/* Would `muster ask` look into this folder by itself? */
+static bool
+is_default_data(const char *data)
+{
+    const char *variable = getenv("MUSTER_DATA");
+    char ours[PATH_MAX];
+    char theirs[PATH_MAX];
+
+    return realpath(data, ours) && realpath(variable && *variable ? variable : CLIENT_DATA_DEFAULT, theirs) &&
+           strcmp(ours, theirs) == 0;
+}
+
+static void
+announce(const struct muster_hub *hub)
+{
+    const char *data = muster_hub_data(hub);
+    const char *key = muster_hub_new_key(hub);
+    const char *team = muster_hub_first_team(hub);
+    struct muster_buf out = {0};
+
+    muster_buf_printf(&out, "muster %s is ready at %s\n", muster_version(), muster_hub_url(hub));
+    if (key)
+        muster_buf_printf(&out, "key (also in %s/admin.key): %s\n", data, key);
+    muster_buf_printf(&out, "try: curl -s -X POST %s/api/v1/teams/%s/ask -H ", muster_hub_url(hub), team);
+    add_header(&out, data, key);
+    muster_buf_str(&out, " -H 'Content-Type: application/json' -d '{\"question\":\"hello\"}'\n");
+    muster_buf_str(&out, "or:  muster ");
+    if (!is_default_data(data)) {
+        muster_buf_str(&out, "--data ");
+        add_word(&out, data);
+        muster_buf_str(&out, " ");
+    }
+    muster_buf_printf(&out, "ask %s hello\n", team);
+    fputs(out.data, stdout);
+    fflush(stdout);
+    muster_buf_free(&out);
+}
+
+/* ---- serving and stopping ---- */
+
+/* Serve until a signal asks for the end; on the way, once a second, reap what agents left behind. */
+static void
+serve(struct muster_hub *hub, const sigset_t *set)
+{
+    const struct timespec pause = {.tv_sec = REAP_S};
+    int signal;
+
+    do {
+        signal = sigtimedwait(set, NULL, &pause);
+        muster_hub_reap(hub);
+        if (signal == SIGHUP)
+            fputs("muster: reload is not supported; restart\n", stderr);
+    } while (signal != SIGINT && signal != SIGTERM);
+}
+
+static void *
+drain_hub(void *arg)
+{
+    struct draining *draining = arg;
+
+    muster_hub_drain(draining->hub);
+    atomic_store(&draining->done, true);
+    kill(getpid(), SIGUSR1);
+    return NULL;
+}
+
+/* A further signal while jobs are let end parks them at once. */
+static void
+drain(struct muster_hub *hub, const sigset_t *set)
+{
+    struct draining draining = {.hub = hub};
+    const struct timespec pause = {.tv_sec = REAP_S};
+    pthread_t thread;
+    int signal;
+
+    puts("stopping: running jobs may end first (signal again to park them now)");
+    fflush(stdout);
+    if (pthread_create(&thread, NULL, drain_hub, &draining) != 0) {
+        muster_hub_hurry(hub);
+        return;
+    }
+    while (!atomic_load(&draining.done)) {
+        signal = sigtimedwait(set, NULL, &pause);
+        if (signal == SIGINT || signal == SIGTERM)
+            muster_hub_hurry(hub);
+    }
+    pthread_join(thread, NULL);
+}
+
+int
+run_serve(const struct call *call)
+{
+    struct muster_hub_settings settings = {
+        .config = call_value(call, "--config"),
+        .data = client_data(call),
+        .listen = call_value(call, "--listen"),
+        .own_process = true,
+        .log_fd = STDERR_FILENO,
+    };
+    struct muster_hub *hub;
+    char problem[1024] = "";
+    bool config_error = false;
+    sigset_t set;
+
+    block_signals(&set);
+    raise_descriptors();
+    hub = muster_hub_start(&settings, problem, sizeof problem, &config_error);
+    if (!hub)
+        return complain(config_error ? EXIT_USAGE : EXIT_FAILED, "%s", problem);
+    announce(hub);
+    serve(hub, &set);
+    drain(hub, &set);
+    muster_hub_stop(&hub);
+    puts("stopped");
+    return EXIT_DONE;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* Answers of the server as plain lines and columns on standard output.  Fields that are not there are left out.
+ * Main thread. */
+#ifndef TOOLS_SHOW_H
+#define TOOLS_SHOW_H
+
+#include <jansson.h>
+
+/* One column of a table. */
+struct column {
+    const char *title;
+    const char *field;
+    enum { COLUMN_TEXT, COLUMN_TIME, COLUMN_SPAN } kind;
+    int width_max; /* longer text is cut */
+};
+
+/* `rows` is a list of objects; `columns` ends with title == NULL. */
+void show_table(const json_t *rows, const struct column *columns);
+/* "name: value" lines, objects and lists below, indented. */
+void show_fields(const json_t *object, int indent);
+
+void show_teams(const json_t *teams);
+void show_keys(const json_t *keys);
+void show_history(const json_t *answer);
+void show_job(const json_t *job);
+/* The exit code that tells how the job stands: EXIT_DONE when it is completed or has not ended. */
+int show_job_result(const json_t *job);
+
+#endif
