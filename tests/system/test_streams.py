@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Event streams: order, resuming, readers of all tempers, and that a reader's end is not the job's."""
+
+import socket
+
+import pytest
+
+from harness import Sse, Wire, assert_no_gap_no_double, cursor, text_of, wait_until
+
+
+def numbered(count):
+    """An answer whose every chunk can be told from the others, whatever the split."""
+    return "".join(f"<{i:06d}>" for i in range(count))
+
+
+def test_a_stream_begins_with_start_and_ends_with_complete(client):
+    stream = client.stream("echo", "hello world")
+    events = stream.rest()
+    assert stream.status == 200
+    assert stream.content_type.startswith("text/event-stream")
+    assert stream.fields["x-accel-buffering"] == "no"
+    assert "no-cache" in stream.fields["cache-control"]
+    assert stream.fields["x-request-id"]
+    assert stream.retry, "no reconnection time"
+    kinds = [e.kind for e in events if e.kind != "heartbeat"]
+    assert kinds[0] == "start" and kinds[-1] == "complete" and set(kinds[1:-1]) == {"chunk"}
+    assert events[0].data["team"] == "echo" and events[0].data["messageId"].startswith("msg_")
+    assert text_of(events) == "hello world"
+    assert events[-1].data["duration"] >= 0 and events[-1].data["timestamp"] > 1_600_000_000_000
+    assert_no_gap_no_double(events)
+
+
+def test_chunks_arrive_before_the_end(client):
+    """The agent hangs after its last chunk: whatever arrives cannot have waited for the end."""
+    stream = client.stream("echo", "@chunks=3 @gap=1ms @hang abcdef")
+    start = stream.next()
+    assert start.kind == "start"
+    text = ""
+    while text != "abcdef":
+        text += stream.until("chunk").data["text"]
+    client.wait_state(start.data["messageId"], "processing")
+    assert client.cancel(start.data["messageId"]).status == 200
+    last = stream.rest()[-1]
+    assert last.kind == "error" and last.data["code"] == "CANCELLED"
+
+
+def test_get_with_a_message_in_the_query_streams_too(client):
+    stream = Sse(client, "GET", "/api/v1/teams/echo/stream?message=hello%20there")
+    events = stream.rest()
+    assert stream.status == 200 and text_of(events) == "hello there" and events[-1].kind == "complete"
+
+
+def test_an_event_source_may_give_its_key_in_the_query(client):
+    anonymous = client.with_key(None)
+    assert Sse(anonymous, "GET", "/api/v1/teams/echo/stream?message=hi").status == 401
+    stream = Sse(anonymous, "GET", f"/api/v1/teams/echo/stream?message=hi&api_key={client.key}")
+    assert stream.status == 200 and text_of(stream.rest()) == "hi"
+    answer = anonymous.get(f"/api/v1/teams?api_key={client.key}")
+    answer.error(401, "UNAUTHORIZED")
+
+
+def test_tool_use_is_seen_in_its_place(client):
+    events = client.stream("echo", '@tool=Read:{"file_path":"src/a.c"} looked').rest()
+    kinds = [e.kind for e in events]
+    assert "tool_use" in kinds and kinds.index("tool_use") < kinds.index("complete")
+    use = next(e for e in events if e.kind == "tool_use")
+    assert use.data["tool"] == "Read"
+    assert "src/a.c" in str(use.data)
+
+
+def test_a_failure_is_an_error_event(client):
+    events = client.stream("echo", "@fail=MODEL_REFUSED no").rest()
+    assert events[-1].kind == "error" and events[-1].data["code"] == "MODEL_REFUSED"
+    assert events[-1].data["error"]
+
+
+def test_a_retry_is_an_event_between_the_attempts(daemons):
+    client = daemons({"queue": {"retry_delay": "1ms"}}).client
+    name = client.submit("echo", "@fail=PROCESS_ERROR:2 fine at last", retry={"maxAttempts": 3})
+    events = client.attach(name).rest()
+    assert [e.kind for e in events].count("retry") == 2
+    assert events[-1].kind == "complete"
+    retry = next(e for e in events if e.kind == "retry")
+    assert retry.data["code"] == "PROCESS_ERROR"
+    assert_no_gap_no_double(events)
+
+
+def test_a_stream_cut_in_the_middle_is_resumed_without_gap_or_double(client):
+    text = numbered(60)
+    whole = f"@chunks=60 @gap=3ms {text}"
+    first = client.stream("echo", whole)
+    seen = [first.next() for _ in range(7)]
+    first.wire.reset()
+    name = seen[0].data["messageId"]
+    for how in ("header", "query"):
+        if how == "header":
+            again = client.attach(name, last_event_id=seen[-1].id)
+        else:
+            again = client.attach(name, after=seen[-1].id)
+        for _ in range(9):
+            seen.append(again.next())
+        again.close()
+    last = client.attach(name, last_event_id=seen[-1].id)
+    seen += last.rest()
+    seen = [e for e in seen if e.kind != "heartbeat"]
+    assert text_of(seen) == text
+    assert seen[-1].kind == "complete" and [e.kind for e in seen].count("start") == 1
+    assert_no_gap_no_double(seen)
+
+
+def test_an_empty_query_cursor_counts_as_none(client):
+    name = client.ask("echo", "hi").ok()["messageId"]
+    assert client.attach(name, after="").status in (200, 400)
+
+
+@pytest.mark.parametrize(
+    "bad", ["nonsense", "-", "1-", "-1", "99999999999999999999999-1", "1-99999999999999999999999", "1-2-3"]
+)
+def test_a_cursor_that_is_none_is_refused(client, bad):
+    name = client.ask("echo", "hi").ok()["messageId"]
+    stream = client.attach(name, last_event_id=bad)
+    assert stream.status in (400, 410), (bad, stream.status)
+
+
+def test_many_readers_before_during_and_after_see_the_same(client):
+    blocker = client.submit("echo", "@hang")
+    text = numbered(40)
+    name = client.submit("echo", f"@chunks=40 @gap=2ms {text}")
+    early = [client.attach(name) for _ in range(3)]
+    early[0].until("chunk")
+    during = [client.attach(name) for _ in range(3)]
+    seen = [reader.rest() for reader in early + during]
+    after = client.attach(name)
+    seen.append(after.rest())
+    for events in seen:
+        assert text_of(events) == text and events[-1].kind == "complete"
+        assert_no_gap_no_double(events)
+    assert len({tuple(e.id for e in events if e.id) for events in seen}) == 1
+    client.cancel(blocker)
+
+
+def test_a_reader_that_has_seen_all_is_told_to_stay_away(client):
+    events = client.stream("echo", "hi").rest()
+    name = events[0].data["messageId"]
+    assert client.attach(name, last_event_id=events[-1].id).status == 204
+
+
+def test_a_stream_of_an_unknown_message_is_not_found(client):
+    stream = client.attach("msg_00000000-0000-7000-8000-000000000000")
+    assert stream.status == 404 and b"NOT_FOUND" in stream.body
+
+
+def test_heartbeats_come_while_nothing_happens(daemons):
+    client = daemons({"http": {"heartbeat": "30ms"}}).client
+    stream = client.stream("echo", "@hang")
+    start = stream.next()
+    for _ in range(3):
+        beat = stream.until("heartbeat")
+        assert beat and "timestamp" in beat.data
+    assert beat.id is None or cursor(beat.id) >= cursor(start.id)
+    client.cancel(start.data["messageId"])
+    assert stream.until("error").data["code"] == "CANCELLED"
+
+
+def test_a_reader_that_leaves_does_not_cancel(client):
+    stream = client.stream("echo", "@chunks=10 @gap=10ms still here")
+    start = stream.next()
+    stream.wire.reset()
+    message = client.wait_final(start.data["messageId"])
+    assert message["status"] == "completed" and message["response"] == "still here"
+
+
+def test_an_asker_that_leaves_does_not_cancel(client):
+    body = b'{"question": "@delay=150ms nobody waits"}'
+    wire = Wire(client)
+    wire.send(
+        b"POST /api/v1/teams/echo/ask HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+        + client.key.encode()
+        + b"\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        + body
+    )
+    name = wait_until(lambda: client.history()["messages"], "it was accepted")[0]["messageId"]
+    wire.reset()
+    message = client.wait_final(name)
+    assert message["status"] == "completed" and message["response"] == "nobody waits"
+
+
+def test_a_stalled_reader_is_dropped_and_holds_up_nobody(daemons):
+    """One reader takes nothing; the other gets all, and the first can come back with its cursor."""
+    daemon = daemons({"http": {"max_backlog": "64KiB", "request_timeout": "2s"}})
+    client = daemon.client
+    size = 24 * 1024 * 1024
+    name = client.submit("echo", f"@delay=300ms @chunks=400 @size={size}")
+    stalled = Sse(client, "GET", f"/api/v1/messages/{name}/stream", receive_buffer=4096)
+    assert stalled.status == 200
+    stalled.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    reader = client.attach(name)
+    events = reader.rest(seconds=40)
+    # The lively one may itself have been slower than the daemon: it comes back like any client.
+    rounds = 0
+    while events[-1].kind != "complete":
+        rounds += 1
+        assert rounds < 2000
+        events = events + client.attach(name, last_event_id=[e.id for e in events if e.id][-1]).rest(seconds=40)
+    assert len(text_of(events)) == size
+    assert client.ask("echo", "others are served").ok()["response"] == "others are served"
+    seen = []
+    stalled.rest(seconds=40)
+    seen += stalled.events
+    assert not seen or seen[-1].kind != "complete", "a reader that read nothing was kept"
+    back = client.attach(name, last_event_id=stalled.last_id) if stalled.last_id else client.attach(name)
+    assert back.status == 200
+    assert back.next() is not None
+    back.close()
+
+
+def test_a_slow_reader_of_a_short_stream_gets_all(client):
+    """Within its limits a reader may take its time."""
+    stream = Sse(
+        client,
+        "POST",
+        "/api/v1/teams/echo/stream",
+        {"message": "@chunks=50 @gap=1ms " + numbered(50)},
+        receive_buffer=4096,
+    )
+    name = stream.next().data["messageId"]
+    client.wait_final(name)
+    events = stream.rest()
+    assert text_of(events) == numbered(50) and events[-1].kind == "complete"
+
+
+@pytest.mark.parametrize("how", ["sigterm", "kill -9"])
+def test_a_cursor_outlives_the_daemon(daemons, how):
+    daemon = daemons({"store": {"keep_events": "7d"}})
+    text = numbered(30)
+    events = daemon.client.stream("echo", f"@chunks=30 @gap=2ms {text}").rest()
+    chunks = [e for e in events if e.kind != "heartbeat"]
+    name = events[0].data["messageId"]
+    if how == "sigterm":
+        daemon.stop()
+    else:
+        daemon.kill9()
+    daemon.start()
+    again = daemon.client.attach(name, last_event_id=chunks[10].id)
+    assert again.status == 200
+    rest = [e for e in again.rest() if e.kind != "heartbeat"]
+    assert [e.id for e in rest] == [e.id for e in chunks[11:]]
+    assert text_of(chunks[:11] + rest) == text
+    later = daemon.client.stream("echo", "a new one").rest()
+    assert cursor(later[0].id)[1] > cursor(chunks[-1].id)[1], "a number was used twice"
+
+
+def test_a_stream_goes_on_after_kill_9_in_its_middle(daemons):
+    """Events of the cut attempt stay, those of the next follow, numbers only rise, and the end comes once."""
+    daemon = daemons()
+    stream = daemon.client.stream("echo", "@chunks=300 @gap=5ms " + numbered(300))
+    seen = [stream.next() for _ in range(20)]
+    daemon.kill9()
+    assert all(stream.rest())
+    name, last = seen[0].data["messageId"], stream.last_id
+    daemon.start()
+    # Chunks of the last milliseconds before a crash may be gone from the disk; a cursor beyond them must still work.
+    again = daemon.client.attach(name, last_event_id=last)
+    assert again.status == 200
+    got = [e for e in again.rest(seconds=40) if e.kind != "heartbeat"]
+    assert got[-1].kind == "complete" and [e.kind for e in got].count("complete") == 1
+    assert all(cursor(e.id)[1] > cursor(last)[1] for e in got)
+    assert_no_gap_no_double(got)
+    message = daemon.client.wait_final(name)
+    assert message["response"] == numbered(300)
+
+
+def test_streams_are_limited_and_the_limit_is_told(daemons):
+    daemon = daemons({"http": {"max_streams": 3}, "teams": {"echo": {"driver": "echo", "concurrency": 8}}})
+    client = daemon.client
+    open_streams = [client.stream("echo", "@hang") for _ in range(3)]
+    names = [stream.next().data["messageId"] for stream in open_streams]
+    refused = client.stream("echo", "one too many")
+    assert refused.status == 503 and b"OVERLOADED" in refused.body and int(refused.fields["retry-after"]) > 0
+    assert client.ask("echo", "asks go on").ok()["response"] == "asks go on"
+    open_streams[0].close()
+    wait_until(
+        lambda: client.stream("echo", "room again").status == 200, "the place of a reader that left is free again"
+    )
+    for name in names:
+        client.cancel(name)
+
+
+def test_a_daemon_that_stops_ends_its_streams(daemons):
+    daemon = daemons({"shutdown": {"grace": "0"}})
+    stream = daemon.client.stream("echo", "@hang")
+    stream.next()
+    daemon.stop()
+    events = stream.rest()
+    assert events[-1].kind not in ("complete", "error")
