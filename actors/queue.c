@@ -609,7 +609,7 @@ on_timer(void *state, uint64_t key)
         queue_job_enter(&self->table, job, PHASE_WAIT, false);
     } else if (job->phase == PHASE_RUN) {
         struct queue_report lost = {.state = job_state_FAILED,
-                                    .code = "TIMEOUT",
+                                    .code = "AGENT_HUNG",
                                     .message = "the agent did not report the end of the attempt",
                                     .session = job->session};
 

@@ -269,23 +269,21 @@ queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct que
 
 /* ---- between ---- */
 
-/* Write the record as it is now, with an event; a restart can do without it. */
+/* Write the record as it is now, and say so in the log.  Both may be lost: a restart can do without them.  The event
+ * goes the way of what agents say, so it stands before the events of the next attempt. */
 static void
 write_step(struct muster_ctx *ctx, struct queue_job *job, const struct muster_type *type, const void *body)
 {
     struct muster_arena *arena = muster_ctx_arena(ctx);
     struct job *record = muster_arena_alloc(arena, sizeof *record);
     struct log_entry event = entry(ctx, job, type, body, arena);
-    struct store_commit commit = {.entries = {&event, 1}};
-    struct store_put one;
+    struct log_append append = {.entries = {&event, 1}};
 
-    if (queue_record_read(ctx, job, arena, record) == MUSTER_OK) {
-        queue_record_apply(job, record);
-        one = put(&job_type, record, arena);
-        commit.puts.items = &one;
-        commit.puts.count = 1;
-    }
-    (void)muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit);
+    (void)muster_tell(ctx, MUSTER_LOG, &log_append_type, &append);
+    if (queue_record_read(ctx, job, arena, record))
+        return;
+    queue_record_apply(job, record);
+    queue_record_note(ctx, record);
 }
 
 void

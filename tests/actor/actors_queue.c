@@ -271,12 +271,15 @@ Test(queue, retries_with_growing_pauses_and_resumes_the_session)
     struct muster_ctx *ctx = queue_with(TEAMS);
     struct muster_id id;
     const struct agent_run *run;
+    const struct log_append *append;
 
     agent_ready(ctx, "backend", 1);
     id = submit_ok(ctx, "backend", job_priority_NORMAL);
     run = started(ctx);
     cr_assert_eq(run->attempt, 1);
     report(ctx, &id, 1, job_state_FAILED, "PROCESS_ERROR");
+    append = fake_take_to(ctx, MUSTER_LOG)->body;
+    cr_assert_str_eq(append->entries.items[0].type, "job.retrying", "said before the next attempt can begin");
     fake_commit_all(ctx);
     cr_assert_eq(stored(ctx, &id)->state, job_state_RETRYING);
     fake_advance(ctx, 700);
@@ -310,6 +313,19 @@ Test(queue, what_cannot_be_retried_is_final_at_once)
     fake_commit_all(ctx);
     cr_assert_eq(stored(ctx, &id)->state, job_state_FAILED);
     cr_assert_str_eq(stored(ctx, &id)->error, "MODEL_AUTH");
+    fake_free(&ctx);
+}
+
+Test(queue, an_attempt_over_its_limit_is_not_repeated)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    struct muster_id id;
+
+    agent_ready(ctx, "backend", 1);
+    id = submit_ok(ctx, "backend", job_priority_NORMAL);
+    report(ctx, &id, 1, job_state_FAILED, "TIMEOUT");
+    fake_commit_all(ctx);
+    cr_assert_eq(stored(ctx, &id)->state, job_state_FAILED, "it would cost the same again");
     fake_free(&ctx);
 }
 

@@ -90,7 +90,7 @@ Test(tables, error_codes_go_there_and_back)
     cr_assert_eq(muster_err_from_code("NO_SUCH_CODE"), MUSTER_INTERNAL_ERROR);
     cr_assert_str_eq(muster_err_code((muster_err)9999), "INTERNAL_ERROR");
     cr_assert_eq(muster_err_http(MUSTER_TEAM_NOT_FOUND), 404);
-    cr_assert(muster_err_retryable(MUSTER_TIMEOUT));
+    cr_assert(muster_err_retryable(MUSTER_AGENT_HUNG));
     cr_assert_not(muster_err_retryable(MUSTER_CANCELLED));
 }
 
