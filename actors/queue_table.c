@@ -66,14 +66,14 @@ static void count(struct queue_table *table, struct queue_job *job, int64_t by);
 
 /* ---- jobs ---- */
 
-/* The last bytes of a UUIDv7 are random. */
+/* The last eight bytes of a UUIDv7 are random but for two bits of the first of them. */
 static struct queue_job **
 bucket(const struct queue_table *table, const struct muster_id *id)
 {
     uint64_t hash;
 
     memcpy(&hash, id->bytes + 8, sizeof hash);
-    return &table->buckets[hash & (table->bucket_count - 1)];
+    return &table->buckets[(hash >> 8) & (table->bucket_count - 1)];
 }
 
 static void
