@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* Every macro empty: a start for tables that want one kind of row.  No guard. */
+/* A pass over a .def file that makes nothing: the start of passes and tables that want one kind of row, which then
+ * redefine its macro.  What holds rows is a TYPE unless it is said otherwise.  No guard. */
 /* clang-format off */
 #define ENUMERATION(id, doc)
 #define VALUE(id, name, wire, doc)
 #define ENUM_END(id)
 #define TYPE(id, wire, doc)
-#define EVENT(id, wire, when, final, doc)
-#define RECORD(id, wire, version, doc)
-#define SECTION(id, wire, doc)
+#define EVENT(id, wire, when, final, doc)               TYPE(id, wire, doc)
+#define RECORD(id, wire, version, doc)                  TYPE(id, wire, doc)
+#define SECTION(id, wire, doc)                          TYPE(id, wire, doc)
 #define FIELD(id, kind, name, need, lo, hi, doc)
 #define OPTION(id, kind, name, initial, lo, hi, doc)
 #define CHOICE(id, choice, name, need, doc)
