@@ -16,6 +16,7 @@
 
 #define AGENT_TOOLS_MAX 256
 #define AGENT_FILES_MAX 1024
+#define AGENT_USES_MAX 64
 #define AGENT_SESSION_MAX 128
 
 /* ---- what goes to the log -------------------------------------------------------------------------------------------
@@ -56,6 +57,11 @@ struct agent_list {
     size_t count, limit;
 };
 
+/* A tool that is used, until it is known whether it was: a use that is denied does not count. */
+struct agent_use {
+    char *id, *tool, *file;
+};
+
 /* Why an attempt was ended by us; the agent's own end counts only when it is a completion. */
 enum agent_end { AGENT_END_NONE, AGENT_END_FAIL, AGENT_END_PARK, AGENT_END_CANCEL };
 
@@ -72,6 +78,9 @@ struct agent_turn {
     enum agent_end end;
     muster_err end_err; /* of AGENT_END_FAIL */
     char *end_text;     /* of AGENT_END_FAIL */
+    bool end_final;     /* of AGENT_END_FAIL: another attempt would not help */
+    struct agent_use uses[AGENT_USES_MAX];
+    size_t use_count;
     struct agent_list tools, files;
 };
 
@@ -101,6 +110,7 @@ struct agent_lane {
     struct agent_turn *turn; /* NULL: none */
     bool ready;              /* the driver takes turns */
     bool input_closed;
+    char *directory; /* the team's, without symbolic links, as it was at the last start; NULL before */
     int64_t started_ms, last_output_ms, idle_since_ms;
     int64_t turns;
     int64_t busy_tools;
@@ -146,6 +156,10 @@ void agent_turn_host(struct agent_lane *lane);
 void agent_turn_begin(struct agent_lane *lane);
 /* We end the attempt: whatever the driver says now, unless it is a completion, this is what is reported. */
 void agent_turn_end(struct agent_turn *turn, enum agent_end end, muster_err err, const char *text);
+/* Facts of a journal entry that `turn` is about; NULL: none.  `out_id` keeps the text. */
+#define AGENT_SAYS 2
+#define AGENT_ID_TEXT 48
+void agent_turn_say(const struct agent_turn *turn, char out_id[AGENT_ID_TEXT], struct muster_say out_says[AGENT_SAYS]);
 /* Report the attempt of `lane`, which is free afterwards.  `outcome` NULL: there is none but our own end. */
 void agent_turn_report(struct agent_lane *lane, const struct driver_outcome *outcome);
 /* Report an attempt that no lane has, and free it. */

@@ -33,7 +33,7 @@ agent_lane_timer_end(struct agent_lane *lane, enum agent_timer timer)
 void
 agent_lane_heard(struct agent_lane *lane)
 {
-    lane->last_output_ms = muster_now_ms(lane->agent->ctx);
+    lane->last_output_ms = muster_uptime_ms(lane->agent->ctx);
 }
 
 /* Name of the program, for messages. */
@@ -62,12 +62,16 @@ static void
 warn(const struct agent_lane *lane, const char *id, const char *message, const char *problem)
 {
     const struct agent *self = lane->agent;
+    struct muster_say of[AGENT_SAYS];
+    char text[AGENT_ID_TEXT];
 
-    muster_journal_write(
-        muster_ctx_journal(self->ctx), log_level_WARNING, id, message,
-        (const struct muster_say[]){MUSTER_SAY_TEXT("team", self->team->name), MUSTER_SAY_NUMBER("process", lane->pid),
-                                    MUSTER_SAY_TEXT("session", lane->session), MUSTER_SAY_TEXT("problem", problem)},
-        4);
+    agent_turn_say(lane->turn, text, of);
+    muster_journal_write(muster_ctx_journal(self->ctx), log_level_WARNING, id, message,
+                         (const struct muster_say[]){MUSTER_SAY_TEXT("team", self->team->name),
+                                                     MUSTER_SAY_NUMBER("process", lane->pid),
+                                                     MUSTER_SAY_TEXT("session", lane->session),
+                                                     MUSTER_SAY_TEXT("problem", problem), of[0], of[1]},
+                         4 + AGENT_SAYS);
 }
 
 /* ---- the end --------------------------------------------------------------------------------------------------------
@@ -249,6 +253,7 @@ start_failed(struct agent_lane *lane, muster_err err, const char *problem)
     warn(lane, err == MUSTER_NOT_FOUND ? "agent-missing" : "agent-start", "An agent's process could not be started.",
          problem);
     agent_turn_end(lane->turn, AGENT_END_FAIL, MUSTER_PROCESS_ERROR, problem);
+    lane->turn->end_final = err == MUSTER_NOT_FOUND;
     gone(lane, false, 0, "", problem);
 }
 
@@ -261,11 +266,15 @@ reset(struct agent_lane *lane, struct agent_turn *turn)
     lane->turn = turn;
     lane->ready = lane->input_closed = false;
     lane->step = AGENT_STEP_NONE;
-    lane->started_ms = lane->last_output_ms = lane->idle_since_ms = muster_now_ms(self->ctx);
+    lane->started_ms = lane->idle_since_ms = muster_now_ms(self->ctx);
+    lane->last_output_ms = muster_uptime_ms(self->ctx);
     lane->turns = lane->busy_tools = lane->pid = 0;
     if (*turn->session || !resumes)
         (void)driver_text_copy(resumes ? turn->session : "", lane->session, sizeof(lane->session));
     turn->resumed = lane->session[0] != '\0';
+    free(lane->directory);
+    lane->directory = realpath(self->team->directory, NULL); /* NULL: it is not there, which the start will tell */
+    lane->host.directory = lane->directory ? lane->directory : self->team->directory;
     lane->driver = muster_alloc(self->driver_class->size);
     self->driver_class->init(lane->driver, &lane->host);
 }
@@ -352,7 +361,7 @@ static void
 on_silence(struct agent_lane *lane)
 {
     int64_t limit_ms = lane->agent->team->silence_timeout * (lane->busy_tools > 0 ? 2 : 1);
-    int64_t quiet_ms = muster_now_ms(lane->agent->ctx) - lane->last_output_ms;
+    int64_t quiet_ms = muster_uptime_ms(lane->agent->ctx) - lane->last_output_ms;
     char problem[PROBLEM_MAX];
 
     if (!lane->turn || lane->state != process_state_BUSY)
@@ -413,5 +422,6 @@ agent_lane_free(struct agent_lane *lane)
         lane->agent->driver_class->fini(lane->driver);
     free(lane->driver);
     lane->driver = NULL;
+    free(lane->directory);
     agent_turn_free(&lane->turn);
 }

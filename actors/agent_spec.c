@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* agent_spec: command line, environment and limits of an agent's process.
  *
- * A process sees only what agents.pass_env lists of our environment, then what its driver adds, then the team's own
+ * A process sees only what agents.pass_env and its driver name of our environment, then what its driver adds, then the
+ * team's own
  * variables; later ones win.  What Claude Code sets for its own children never passes.  The agent's thread. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,19 +51,39 @@ set_all(struct environment *env, struct muster_arena *arena, const struct muster
         set(env, arena, pairs->items[i].name, pairs->items[i].value);
 }
 
+/* Pass on what we have under that name. */
+static void
+pass(struct environment *env, struct muster_arena *arena, const char *name)
+{
+    const char *value = is_nested_mark(name) ? NULL : getenv(name);
+
+    if (value)
+        set(env, arena, name, value);
+}
+
+static size_t
+count_names(const char *const *names)
+{
+    size_t count = 0;
+
+    while (names && names[count])
+        count++;
+    return count;
+}
+
 static const char *const *
 environment(const struct agent *self, const struct muster_pairs *driver, struct muster_arena *arena)
 {
-    const struct muster_strs *pass = &muster_ctx_options(self->ctx)->agents->pass_env;
-    size_t room = pass->count + driver->count + self->team->env.count + 1, i;
+    const struct muster_strs *all = &muster_ctx_options(self->ctx)->agents->pass_env;
+    const char *const *own = self->driver_class->env;
+    size_t own_count = count_names(own), i;
+    size_t room = all->count + own_count + driver->count + self->team->env.count + 1;
     struct environment env = {.items = muster_arena_alloc(arena, room * sizeof(*env.items))};
-    const char *value;
 
-    for (i = 0; i < pass->count; i++) {
-        value = is_nested_mark(pass->items[i]) ? NULL : getenv(pass->items[i]);
-        if (value)
-            set(&env, arena, pass->items[i], value);
-    }
+    for (i = 0; i < all->count; i++)
+        pass(&env, arena, all->items[i]);
+    for (i = 0; i < own_count; i++)
+        pass(&env, arena, own[i]);
     set_all(&env, arena, driver);
     set_all(&env, arena, &self->team->env);
     return env.items;
@@ -94,7 +115,7 @@ agent_spec_start(struct agent_lane *lane, const struct muster_child_hooks *hooks
     spec.argv = arguments(&argv, arena);
     spec.env = environment(self, &extra, arena);
     spec.directory = self->team->directory;
-    spec.mark = muster_arena_printf(arena, "%s.%s.%lld", muster_store_epoch(muster_ctx_store(self->ctx)),
+    spec.mark = muster_arena_printf(arena, "%s.%s.%lld", muster_store_mark(muster_ctx_store(self->ctx)),
                                     self->team->name, (long long)++self->started);
     spec.max_line = (size_t)agents->max_line;
     spec.stderr_kept = (size_t)agents->stderr_kept;

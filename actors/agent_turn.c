@@ -38,10 +38,19 @@ list_free(struct agent_list *list)
     free(list->items);
 }
 
+static void
+use_free(struct agent_use *use)
+{
+    free(use->id);
+    free(use->tool);
+    free(use->file);
+}
+
 void
 agent_turn_free(struct agent_turn **turn_p)
 {
     struct agent_turn *turn = *turn_p;
+    size_t i;
 
     *turn_p = NULL;
     if (!turn)
@@ -50,6 +59,8 @@ agent_turn_free(struct agent_turn **turn_p)
     free(turn->session);
     free(turn->trace);
     free(turn->end_text);
+    for (i = 0; i < turn->use_count; i++)
+        use_free(&turn->uses[i]);
     list_free(&turn->tools);
     list_free(&turn->files);
     free(turn);
@@ -68,6 +79,69 @@ list_add(struct agent_list *list, const char *text)
             return;
     list->items = muster_realloc(list->items, (list->count + 1) * sizeof(*list->items));
     list->items[list->count++] = muster_strdup(text);
+}
+
+/* ---- tools it uses --------------------------------------------------------------------------------------------------
+ */
+
+/* What became of a use is known. */
+static void
+use_settle(struct agent_turn *turn, size_t index, bool used)
+{
+    struct agent_use *use = &turn->uses[index];
+
+    if (used) {
+        list_add(&turn->tools, use->tool);
+        list_add(&turn->files, use->file);
+    }
+    use_free(use);
+    turn->use_count--;
+    memmove(use, use + 1, (turn->use_count - index) * sizeof(*use));
+}
+
+static void
+use_settle_id(struct agent_turn *turn, const char *id, bool used)
+{
+    size_t i;
+
+    for (i = 0; i < turn->use_count; i++) {
+        if (!strcmp(turn->uses[i].id, id)) {
+            use_settle(turn, i, used);
+            return;
+        }
+    }
+}
+
+static void
+use_begin(struct agent_turn *turn, const struct job_tool_use *event)
+{
+    if (turn->use_count == AGENT_USES_MAX)
+        use_settle(turn, 0, true);
+    turn->uses[turn->use_count++] = (struct agent_use){.id = muster_strdup(event->id ? event->id : ""),
+                                                       .tool = muster_strdup(event->tool),
+                                                       .file = muster_strdup(event->file ? event->file : "")};
+}
+
+static void
+use_settle_all(struct agent_turn *turn)
+{
+    while (turn->use_count)
+        use_settle(turn, 0, true);
+}
+
+/* ---- who it is ------------------------------------------------------------------------------------------------------
+ */
+
+void
+agent_turn_say(const struct agent_turn *turn, char out_id[AGENT_ID_TEXT], struct muster_say out_says[AGENT_SAYS])
+{
+    char text[MUSTER_ID_TEXT] = "";
+
+    if (turn)
+        muster_id_text(&turn->job, text);
+    snprintf(out_id, AGENT_ID_TEXT, "%s%s", turn ? "msg_" : "", text);
+    out_says[0] = MUSTER_SAY_TEXT("message_id", out_id);
+    out_says[1] = MUSTER_SAY_TEXT("request_id", turn ? turn->trace : "");
 }
 
 static struct agent_log_about
@@ -90,7 +164,7 @@ agent_turn_begin(struct agent_lane *lane)
 
     turn->begun = true;
     lane->turns++;
-    lane->last_output_ms = muster_now_ms(self->ctx);
+    lane->last_output_ms = muster_uptime_ms(self->ctx);
     agent_lane_timer_end(lane, AGENT_TIMER_IDLE);
     agent_lane_tell(lane, process_state_BUSY, NULL);
     agent_log_event(&self->log, &of, &job_started_type, &started);
@@ -132,6 +206,7 @@ fill_failure(const struct agent_turn *turn, const struct driver_outcome *outcome
     report->state = job_state_FAILED;
     report->code = muster_err_code(err);
     report->message = text->data ? text->data : "";
+    report->final = turn->end == AGENT_END_FAIL ? turn->end_final : outcome && outcome->final;
 }
 
 static void
@@ -167,8 +242,7 @@ used_something(const struct usage *usage)
 }
 
 static void
-send_report(struct agent *self, const struct agent_turn *turn, const struct driver_outcome *outcome,
-            const char *session)
+send_report(struct agent *self, struct agent_turn *turn, const struct driver_outcome *outcome, const char *session)
 {
     struct agent_log_about of = about(turn);
     struct queue_report report = {.job = turn->job, .attempt = turn->attempt, .session = session};
@@ -178,6 +252,7 @@ send_report(struct agent *self, const struct agent_turn *turn, const struct driv
     if (fresh)
         report.session = "";
     fill(self, turn, outcome, &text, &report);
+    use_settle_all(turn);
     report.tools = (struct muster_strs){turn->tools.items, turn->tools.count};
     report.files = (struct muster_strs){turn->files.items, turn->files.count};
     if (outcome && used_something(&outcome->usage)) {
@@ -250,13 +325,19 @@ host_chunk(void *self, const char *text, size_t size)
 }
 
 static void
-warn_denied(const struct agent *self, const struct job_permission *asked)
+warn_denied(const struct agent_lane *lane, const struct job_permission *asked)
 {
-    if (asked->verdict == tool_verdict_DENIED)
-        muster_journal_say(muster_ctx_journal(self->ctx), WARNING, "agent-permission-denied",
-                           "An agent asked for a tool that the team's rules do not allow.",
-                           MUSTER_SAY_TEXT("team", self->team->name), MUSTER_SAY_TEXT("tool", asked->tool),
-                           MUSTER_SAY_TEXT("rule", asked->rule));
+    const struct agent *self = lane->agent;
+    struct muster_say of[AGENT_SAYS];
+    char id[AGENT_ID_TEXT];
+
+    if (asked->verdict != tool_verdict_DENIED)
+        return;
+    agent_turn_say(lane->turn, id, of);
+    muster_journal_say(muster_ctx_journal(self->ctx), WARNING, "agent-permission-denied",
+                       "An agent wanted to use a tool that the team's rules do not allow.",
+                       MUSTER_SAY_TEXT("team", self->team->name), MUSTER_SAY_TEXT("tool", asked->tool),
+                       MUSTER_SAY_TEXT("rule", asked->rule), of[0], of[1]);
 }
 
 /* What is said outside of a turn has no job that it could belong to. */
@@ -280,17 +361,26 @@ host_event(void *self, const struct muster_type *type, const void *body)
 
     agent_lane_heard(lane);
     if (type == &job_permission_type)
-        warn_denied(lane->agent, body);
+        warn_denied(lane, body);
     if (!turn || !turn->begun) {
         say_outside(lane->agent, type, body);
         return;
     }
-    if (type == &job_tool_use_type) {
-        list_add(&turn->tools, ((const struct job_tool_use *)body)->tool);
-        list_add(&turn->files, ((const struct job_tool_use *)body)->file);
-    }
+    if (type == &job_tool_use_type)
+        use_begin(turn, body);
+    else if (type == &job_tool_result_type)
+        use_settle_id(turn, ((const struct job_tool_result *)body)->id, true);
     of = about(turn);
     agent_log_event(&lane->agent->log, &of, type, body);
+}
+
+static void
+host_denied(void *self, const char *use)
+{
+    struct agent_lane *lane = self;
+
+    if (lane->turn)
+        use_settle_id(lane->turn, use, false);
 }
 
 static void
@@ -348,10 +438,12 @@ agent_turn_host(struct agent_lane *lane)
         .self = lane,
         .team = self->team,
         .agents = muster_ctx_options(self->ctx)->agents,
+        .directory = self->team->directory,
         .write = host_write,
         .close_input = host_close_input,
         .chunk = host_chunk,
         .event = host_event,
+        .denied = host_denied,
         .ready = host_ready,
         .session = host_session,
         .done = host_done,

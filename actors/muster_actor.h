@@ -53,6 +53,8 @@ const char *muster_ctx_address(const struct muster_ctx *ctx);
 const struct options *muster_ctx_options(const struct muster_ctx *ctx);
 /* Unix milliseconds. */
 int64_t muster_now_ms(struct muster_ctx *ctx);
+/* Milliseconds of a clock that is never set and stands still while the machine sleeps: for measuring spans. */
+int64_t muster_uptime_ms(struct muster_ctx *ctx);
 /* For reading. */
 struct muster_store *muster_ctx_store(struct muster_ctx *ctx);
 struct muster_journal *muster_ctx_journal(struct muster_ctx *ctx);

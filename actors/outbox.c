@@ -8,8 +8,8 @@
 struct outbox_entry {
     struct outbox_entry *next;
     char *to;
-    const struct muster_type *type;
-    struct muster_buf body; /* packed */
+    const struct muster_type *type; /* NULL: `body` is a whole message */
+    struct muster_buf body;         /* packed */
 };
 
 void
@@ -47,6 +47,17 @@ outbox_waiting(const struct outbox *outbox)
     return outbox->first != NULL;
 }
 
+static struct outbox_entry *
+keep(struct outbox *outbox, const char *to)
+{
+    struct outbox_entry *entry = muster_alloc(sizeof *entry);
+
+    entry->to = muster_strdup(to);
+    *outbox->last = entry;
+    outbox->last = &entry->next;
+    return entry;
+}
+
 void
 outbox_tell(struct outbox *outbox, struct muster_ctx *ctx, const char *to, const struct muster_type *type,
             const void *body)
@@ -55,26 +66,38 @@ outbox_tell(struct outbox *outbox, struct muster_ctx *ctx, const char *to, const
 
     if (outbox->first == NULL && muster_tell(ctx, to, type, body) != MUSTER_OVERLOADED)
         return;
-    entry = muster_alloc(sizeof *entry);
-    entry->to = muster_strdup(to);
+    entry = keep(outbox, to);
     entry->type = type;
     muster_pack(type, body, &entry->body);
-    *outbox->last = entry;
-    outbox->last = &entry->next;
     outbox->bytes += entry->body.size;
+}
+
+void
+outbox_send(struct outbox *outbox, struct muster_ctx *ctx, const char *to, const void *message, size_t size)
+{
+    struct outbox_entry *entry;
+
+    if (outbox->first == NULL && muster_send_whole(ctx, to, message, size) != MUSTER_OVERLOADED)
+        return;
+    entry = keep(outbox, to);
+    muster_buf_add(&entry->body, message, size);
+    outbox->bytes += size;
+}
+
+static muster_err
+send_entry(struct muster_ctx *ctx, const struct outbox_entry *entry)
+{
+    static const struct muster_principal nobody = {.name = ""};
+    struct muster_bytes body = {(const uint8_t *)entry->body.data, entry->body.size};
+
+    if (entry->type == NULL)
+        return muster_send_whole(ctx, entry->to, entry->body.data, entry->body.size);
+    return muster_forward_packed(ctx, entry->to, entry->type->wire, body, &nobody);
 }
 
 void
 outbox_push(struct outbox *outbox, struct muster_ctx *ctx)
 {
-    static const struct muster_principal nobody = {.name = ""};
-
-    while (outbox->first) {
-        const struct outbox_entry *entry = outbox->first;
-        struct muster_bytes body = {(const uint8_t *)entry->body.data, entry->body.size};
-
-        if (muster_forward_packed(ctx, entry->to, entry->type->wire, body, &nobody) == MUSTER_OVERLOADED)
-            return;
+    while (outbox->first && send_entry(ctx, outbox->first) != MUSTER_OVERLOADED)
         drop_first(outbox);
-    }
 }

@@ -21,6 +21,8 @@ void outbox_fini(struct outbox *outbox);
 /* Send now, or keep it for later.  An address that nobody has drops the message. */
 void outbox_tell(struct outbox *outbox, struct muster_ctx *ctx, const char *to, const struct muster_type *type,
                  const void *body);
+/* The same with bytes that are a whole message already. */
+void outbox_send(struct outbox *outbox, struct muster_ctx *ctx, const char *to, const void *message, size_t size);
 /* Try again what waits. */
 void outbox_push(struct outbox *outbox, struct muster_ctx *ctx);
 bool outbox_waiting(const struct outbox *outbox);

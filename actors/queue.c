@@ -13,13 +13,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "actors/cost.h"
 #include "actors/muster_actor.h"
 #include "actors/muster_journal.h"
 #include "actors/muster_snapshots.h"
 #include "actors/queue_record.h"
 
-#define COMMIT_PAUSE_MS 1000 /* before an end that could not be written is tried again */
-#define OVERDUE_MS 60000     /* an agent may be so late with its report before the attempt counts as lost */
+#define COMMIT_PAUSE_MS 1000  /* before an end that could not be written is tried again */
+#define OVERDUE_MS 60000      /* an agent may be so late with its report before the attempt counts as lost */
+#define OVERDUE_STEPS 6       /* and as many steps of its end, of stop_timeout each */
+#define DISPATCH_PAUSE_MS 200 /* before jobs that could not be started are tried again */
+
+enum { TIMER_DISPATCH = 1 }; /* all other timers are keyed by a job's address */
 
 struct queue_actor {
     struct muster_ctx *ctx;               /* borrowed; outlives us */
@@ -33,6 +38,7 @@ struct queue_actor {
 
 static void finish(struct queue_actor *self, struct queue_job *job, const struct queue_report *report);
 static void dispatch(struct queue_actor *self);
+static void replace(char **text_p, const char *text);
 
 /* ---- birth: read back what a former life left ---- */
 
@@ -108,6 +114,8 @@ restore(struct queue_actor *self, const struct job *record)
         muster_timer_in(self->ctx, record->not_before_ms - now_ms, (uint64_t)(uintptr_t)job);
         return;
     }
+    if (record->state == job_state_RUNNING || record->state == job_state_PARKED)
+        queue_record_resume(self->ctx, job);
     job->state = job_state_QUEUED;
     queue_job_enter(&self->table, job, PHASE_WAIT, false);
 }
@@ -160,20 +168,65 @@ queue_fini(void *state)
     queue_table_fini(&self->table);
 }
 
+/* ---- the log that people read ---- */
+
+/* A job's name as callers know it. */
+static const char *
+message_id(struct queue_actor *self, const struct queue_job *job)
+{
+    char text[MUSTER_ID_TEXT];
+
+    muster_id_text(&job->id, text);
+    return muster_arena_printf(muster_ctx_arena(self->ctx), "msg_%s", text);
+}
+
+static void
+say_retrying(struct queue_actor *self, const struct queue_job *job, const struct queue_report *report, int64_t pause_ms)
+{
+    const char *id = message_id(self, job),
+               *code = report->code ? report->code : muster_err_code(MUSTER_INTERNAL_ERROR);
+
+    muster_journal_say(muster_ctx_journal(self->ctx), INFO, "job-retrying", "An attempt failed; another follows.",
+                       MUSTER_SAY_TEXT("team", job->team->name), MUSTER_SAY_TEXT("message_id", id),
+                       MUSTER_SAY_TEXT("code", code), MUSTER_SAY_NUMBER("attempt", job->attempt),
+                       MUSTER_SAY_NUMBER("delay_ms", pause_ms), MUSTER_SAY_TEXT("request_id", job->trace));
+}
+
+/* The end is on disk. */
+static void
+say_ended(struct queue_actor *self, const struct queue_job *job)
+{
+    enum log_level level = job->state == job_state_FAILED ? log_level_WARNING : log_level_INFO;
+    const char *state = muster_enum_wire(&job_state_enum, (int)job->state), *id = message_id(self, job);
+    bool began = job->started_ms > 0 && job->finished_ms > job->started_ms;
+    int64_t duration_ms = began ? job->finished_ms - job->started_ms : 0;
+    struct muster_say says[] = {MUSTER_SAY_TEXT("team", job->team->name),
+                                MUSTER_SAY_TEXT("message_id", id),
+                                MUSTER_SAY_TEXT("state", state),
+                                MUSTER_SAY_NUMBER("attempts", job->attempt),
+                                MUSTER_SAY_NUMBER("duration_ms", duration_ms),
+                                MUSTER_SAY_TEXT("request_id", job->trace),
+                                MUSTER_SAY_TEXT("from", job->final->from),
+                                MUSTER_SAY_TEXT("code", job->final->error)};
+    size_t count = sizeof says / sizeof *says;
+
+    muster_journal_write(muster_ctx_journal(self->ctx), level, "job-ended", "A job has ended.", says,
+                         job->final->error ? count : count - 1);
+}
+
 /* ---- starting jobs ---- */
 
-/* Read what stays the same from the store, give it what has changed, and hand it to the agent. */
-static muster_err
-start(struct queue_actor *self, struct queue_job *job)
+static int64_t
+overdue_ms(const struct queue_team *team)
 {
-    struct job *record = muster_arena_alloc(muster_ctx_arena(self->ctx), sizeof *record);
-    struct agent_run run;
-    muster_err err;
+    return OVERDUE_MS + (team->options ? OVERDUE_STEPS * team->options->stop_timeout : 0);
+}
 
-    err = queue_record_read(self->ctx, job, muster_ctx_arena(self->ctx), record);
-    if (err)
-        return err;
-    run = (struct agent_run){
+/* Hand the job to its team's agent, and write that it runs. */
+static muster_err
+hand_over(struct queue_actor *self, struct queue_job *job, struct job *record)
+{
+    struct agent_run run = {
         .job = job->id,
         .attempt = job->attempt + 1,
         .prompt = record->prompt,
@@ -181,17 +234,42 @@ start(struct queue_actor *self, struct queue_job *job)
         .timeout_ms = job->timeout_ms,
         .trace = job->trace,
     };
-    err = muster_tell(self->ctx, job->team->address, &agent_run_type, &run);
+    muster_err err = muster_tell(self->ctx, job->team->address, &agent_run_type, &run);
+
     if (err)
         return err;
     job->attempt++;
     job->state = job_state_RUNNING;
+    job->given_up = false;
     job->started_ms = muster_now_ms(self->ctx);
     queue_record_apply(job, record);
     queue_record_note(self->ctx, record); /* when this one write is lost, a restart runs the attempt again: allowed */
     queue_job_enter(&self->table, job, PHASE_RUN, false);
-    muster_timer_in(self->ctx, job->timeout_ms + OVERDUE_MS, (uint64_t)(uintptr_t)job);
+    muster_timer_in(self->ctx, job->timeout_ms + overdue_ms(job->team), (uint64_t)(uintptr_t)job);
     return MUSTER_OK;
+}
+
+/* False: not now; it is tried again later. */
+static bool
+start(struct queue_actor *self, struct queue_job *job)
+{
+    struct job *record = muster_arena_alloc(muster_ctx_arena(self->ctx), sizeof *record);
+    struct queue_report unreadable = {
+        .state = job_state_FAILED, .code = "INTERNAL_ERROR", .message = "the job's record is gone"};
+    muster_err err = queue_record_read(self->ctx, job, muster_ctx_arena(self->ctx), record);
+
+    if (err == MUSTER_NOT_FOUND) {
+        finish(self, job, &unreadable);
+        return true;
+    }
+    if (!err) {
+        err = hand_over(self, job, record);
+        if (err == MUSTER_NOT_FOUND) {
+            replace(&job->team->address, NULL); /* its agent is being restarted, and will say when it is ready */
+            return true;
+        }
+    }
+    return err == MUSTER_OK;
 }
 
 static void
@@ -201,20 +279,12 @@ dispatch(struct queue_actor *self)
     struct queue_job *job;
 
     while (!self->draining && self->table.running < max_running) {
-        muster_err err;
-
         job = queue_next(&self->table, muster_now_ms(self->ctx));
         if (job == NULL)
             return;
-        err = start(self, job);
-        if (err == MUSTER_OVERLOADED || err == MUSTER_NOT_FOUND) {
-            job->team->address = NULL; /* its agent is being restarted, and will say when it is ready */
-        } else if (err) {
-            struct queue_report report = {.state = job_state_FAILED,
-                                          .code = muster_err_code(err),
-                                          .message = "the job could not be read back from the store"};
-
-            finish(self, job, &report);
+        if (!start(self, job)) {
+            muster_timer_in(self->ctx, DISPATCH_PAUSE_MS, TIMER_DISPATCH);
+            return;
         }
     }
 }
@@ -305,6 +375,7 @@ retry_later(struct queue_actor *self, struct queue_job *job, const struct queue_
     queue_job_enter(&self->table, job, PHASE_DELAY, false);
     muster_timer_in(self->ctx, pause_ms, (uint64_t)(uintptr_t)job);
     queue_record_retry(self->ctx, job, report, pause_ms);
+    say_retrying(self, job, report, pause_ms);
 }
 
 static void
@@ -317,50 +388,92 @@ park(struct queue_actor *self, struct queue_job *job)
     queue_record_park(self->ctx, job);
 }
 
+/* An agent may say any number. */
+static int64_t
+sum_of(int64_t a, int64_t b)
+{
+    return a > INT64_MAX - b ? INT64_MAX : a + b;
+}
+
 static void
 add_usage(struct usage *sum, const struct usage *more)
 {
     if (more == NULL)
         return;
-    sum->input_tokens += more->input_tokens;
-    sum->output_tokens += more->output_tokens;
-    sum->cache_read_tokens += more->cache_read_tokens;
-    sum->cache_write_tokens += more->cache_write_tokens;
-    sum->cost_usd += more->cost_usd;
-    sum->turns += more->turns;
+    sum->input_tokens = sum_of(sum->input_tokens, more->input_tokens);
+    sum->output_tokens = sum_of(sum->output_tokens, more->output_tokens);
+    sum->cache_read_tokens = sum_of(sum->cache_read_tokens, more->cache_read_tokens);
+    sum->cache_write_tokens = sum_of(sum->cache_write_tokens, more->cache_write_tokens);
+    sum->turns = sum_of(sum->turns, more->turns);
+    sum->cost_usd = cost_rounded(sum->cost_usd + more->cost_usd);
 }
 
 static void
 replace(char **text_p, const char *text)
 {
+    char *copy = text && *text ? muster_strdup(text) : NULL; /* first: the text may be what is replaced */
+
     free(*text_p);
-    *text_p = text && *text ? muster_strdup(text) : NULL;
+    *text_p = copy;
+}
+
+/* A failed attempt: again later, or never. */
+static void
+conclude_failed(struct queue_actor *self, struct queue_job *job, const struct queue_report *report)
+{
+    muster_err code = report->code ? muster_err_from_code(report->code) : MUSTER_INTERNAL_ERROR;
+    bool repeatable = muster_err_retryable(code) && !report->final;
+
+    if (repeatable && self->draining) { /* whoever ends the daemon may have ended its agents, too */
+        park(self, job);
+        return;
+    }
+    job->failures++;
+    if (repeatable && job->failures < job->max_attempts)
+        retry_later(self, job, report);
+    else
+        finish(self, job, report);
 }
 
 /* What an attempt came to. */
 static void
 conclude(struct queue_actor *self, struct queue_job *job, const struct queue_report *report)
 {
-    muster_err code = report->code ? muster_err_from_code(report->code) : MUSTER_INTERNAL_ERROR;
+    struct queue_report cancelled = *report;
 
+    cancelled.state = job_state_CANCELLED;
     add_usage(&job->usage, report->usage);
     replace(&job->session, report->session);
-    if (report->state == job_state_PARKED && job->cancelled_by == NULL) {
-        park(self, job);
-    } else if (report->state == job_state_FAILED && job->cancelled_by == NULL) {
-        job->failures++;
-        if (muster_err_retryable(code) && job->failures < job->max_attempts)
-            retry_later(self, job, report);
-        else
-            finish(self, job, report);
-    } else if (report->state == job_state_COMPLETED) {
+    if (report->state == job_state_COMPLETED)
         finish(self, job, report);
-    } else {
-        struct queue_report cancelled = *report;
-
-        cancelled.state = job_state_CANCELLED;
+    else if (job->cancelled_by || report->state == job_state_CANCELLED)
         finish(self, job, &cancelled);
+    else if (report->state == job_state_PARKED)
+        park(self, job);
+    else
+        conclude_failed(self, job, report);
+}
+
+/* Nobody reported the end of the attempt in time: have the agent drop it, so that it can never run beside the next one;
+ * and if the agent does not even report that, count it as lost. */
+static void
+give_up(struct queue_actor *self, struct queue_job *job)
+{
+    struct agent_cancel cancel = {.job = job->id, .attempt = job->attempt};
+    struct queue_report lost = {.state = job_state_FAILED,
+                                .code = "AGENT_HUNG",
+                                .message = "the agent did not report the end of the attempt",
+                                .session = job->session};
+
+    muster_journal_say(muster_ctx_journal(self->ctx), ERROR, "report-missing", "An attempt is given up.",
+                       MUSTER_SAY_TEXT("team", job->team->name), MUSTER_SAY_NUMBER("attempt", job->attempt));
+    if (!job->given_up && job->team->address &&
+        muster_tell(self->ctx, job->team->address, &agent_cancel_type, &cancel) == MUSTER_OK) {
+        job->given_up = true;
+        muster_timer_in(self->ctx, overdue_ms(job->team), (uint64_t)(uintptr_t)job);
+        return;
     }
+    conclude(self, job, &lost);
 }
 
 MUSTER_ON(queue_actor, queue_report);
@@ -374,7 +487,16 @@ on_queue_report(struct queue_actor *self, const struct queue_report *in)
                            "A report of a past attempt was ignored.", MUSTER_SAY_NUMBER("attempt", in->attempt));
         return MUSTER_OK;
     }
-    conclude(self, job, in);
+    if (job->given_up && in->state == job_state_CANCELLED && job->cancelled_by == NULL) {
+        struct queue_report late = *in;
+
+        late.state = job_state_FAILED;
+        late.code = "AGENT_HUNG";
+        late.message = "the agent did not begin or end the attempt in time";
+        conclude(self, job, &late);
+    } else {
+        conclude(self, job, in);
+    }
     dispatch(self);
     return MUSTER_OK;
 }
@@ -391,6 +513,7 @@ on_queue_written(struct queue_actor *self, const struct queue_written *in)
         return MUSTER_OK;
     if (job->phase == PHASE_FINISH && !in->failed) {
         muster_timer_end(self->ctx, (uint64_t)(uintptr_t)job);
+        say_ended(self, job);
         tell_waiters(self, job);
         queue_job_free(&self->table, job);
     } else if (job->phase == PHASE_FINISH) {
@@ -601,6 +724,10 @@ on_timer(void *state, uint64_t key)
     struct queue_actor *self = state;
     struct queue_job *job = (struct queue_job *)(uintptr_t)key; /* a job's timer ends before the job does */
 
+    if (key == TIMER_DISPATCH) {
+        dispatch(self);
+        return;
+    }
     if (job->phase == PHASE_FINISH) {
         commit_end(self, job);
     } else if (job->phase == PHASE_DELAY) {
@@ -608,14 +735,7 @@ on_timer(void *state, uint64_t key)
         job->waiting_since_ms = muster_now_ms(self->ctx);
         queue_job_enter(&self->table, job, PHASE_WAIT, false);
     } else if (job->phase == PHASE_RUN) {
-        struct queue_report lost = {.state = job_state_FAILED,
-                                    .code = "AGENT_HUNG",
-                                    .message = "the agent did not report the end of the attempt",
-                                    .session = job->session};
-
-        muster_journal_say(muster_ctx_journal(self->ctx), ERROR, "report-missing", "An attempt was given up.",
-                           MUSTER_SAY_TEXT("team", job->team->name), MUSTER_SAY_NUMBER("attempt", job->attempt));
-        conclude(self, job, &lost);
+        give_up(self, job);
     }
     dispatch(self);
 }

@@ -237,6 +237,28 @@ final_entry(struct muster_ctx *ctx, struct queue_job *job, const struct job *rec
     return entry(ctx, job, &job_failed_type, &failed, job->arena);
 }
 
+/* What the store would refuse must not keep a job from its end: leave out what the agent said. */
+static void
+make_writable(struct muster_ctx *ctx, struct queue_job *job, struct job *record)
+{
+    struct muster_bytes packed = pack(&job_type, record, job->arena);
+    struct muster_fault fault = {0};
+    struct job scratch;
+
+    if (muster_unpack(&job_type, packed.data, packed.size, job->arena, &scratch, &fault) == MUSTER_OK)
+        return;
+    muster_journal_say(muster_ctx_journal(ctx), ERROR, "job-unwritable", "What the agent reported cannot be written.",
+                       MUSTER_SAY_TEXT("team", job->team->name), MUSTER_SAY_TEXT("field", fault.field),
+                       MUSTER_SAY_TEXT("problem", fault.message));
+    job->state = record->state = job_state_FAILED;
+    record->error = muster_err_code(MUSTER_INTERNAL_ERROR);
+    record->error_message =
+        muster_arena_printf(job->arena, "the agent's report cannot be written: %s %s", fault.field, fault.message);
+    record->result = record->session = NULL;
+    record->usage = NULL;
+    record->tools.count = record->files.count = 0;
+}
+
 void
 queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report)
 {
@@ -250,6 +272,8 @@ queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct que
     muster_arena_free(&job->arena);
     job->arena = muster_arena_new();
     job->final = final_record(ctx, job, report, &readable);
+    if (readable)
+        make_writable(ctx, job, job->final);
     puts = muster_arena_alloc(job->arena, 2 * sizeof *puts);
     event = muster_arena_alloc(job->arena, sizeof *event);
     answer = muster_arena_alloc(job->arena, sizeof *answer);
@@ -269,17 +293,24 @@ queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct que
 
 /* ---- between ---- */
 
-/* Write the record as it is now, and say so in the log.  Both may be lost: a restart can do without them.  The event
- * goes the way of what agents say, so it stands before the events of the next attempt. */
+/* Say something in the log.  It may be lost: a restart can do without it.  It goes the way of what agents say, so it
+ * stands before the events of the next attempt. */
 static void
-write_step(struct muster_ctx *ctx, struct queue_job *job, const struct muster_type *type, const void *body)
+say(struct muster_ctx *ctx, const struct queue_job *job, const struct muster_type *type, const void *body)
 {
-    struct muster_arena *arena = muster_ctx_arena(ctx);
-    struct job *record = muster_arena_alloc(arena, sizeof *record);
-    struct log_entry event = entry(ctx, job, type, body, arena);
+    struct log_entry event = entry(ctx, job, type, body, muster_ctx_arena(ctx));
     struct log_append append = {.entries = {&event, 1}};
 
     (void)muster_tell(ctx, MUSTER_LOG, &log_append_type, &append);
+}
+
+/* Write the record as it is now.  It may be lost likewise. */
+static void
+write_step(struct muster_ctx *ctx, const struct queue_job *job)
+{
+    struct muster_arena *arena = muster_ctx_arena(ctx);
+    struct job *record = muster_arena_alloc(arena, sizeof *record);
+
     if (queue_record_read(ctx, job, arena, record))
         return;
     queue_record_apply(job, record);
@@ -295,7 +326,8 @@ queue_record_retry(struct muster_ctx *ctx, struct queue_job *job, const struct q
         .delay_ms = pause_ms,
     };
 
-    write_step(ctx, job, &job_retrying_type, &body);
+    say(ctx, job, &job_retrying_type, &body);
+    write_step(ctx, job);
 }
 
 void
@@ -303,5 +335,17 @@ queue_record_park(struct muster_ctx *ctx, struct queue_job *job)
 {
     struct job_parked body = {.reason = "shutdown"};
 
-    write_step(ctx, job, &job_parked_type, &body);
+    say(ctx, job, &job_parked_type, &body);
+    write_step(ctx, job);
+}
+
+void
+queue_record_resume(struct muster_ctx *ctx, struct queue_job *job)
+{
+    struct job_retrying body = {
+        .code = muster_err_code(MUSTER_SHUTTING_DOWN),
+        .message = "the server was restarted; the answer begins anew",
+    };
+
+    say(ctx, job, &job_retrying_type, &body);
 }

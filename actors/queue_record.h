@@ -26,6 +26,8 @@ void queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struc
 /* Write that it waits for another attempt. */
 void queue_record_retry(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report,
                         int64_t pause_ms);
+/* Say that an attempt of a former life of the daemon is repeated. */
+void queue_record_resume(struct muster_ctx *ctx, struct queue_job *job);
 /* Write that it goes on at the next start. */
 void queue_record_park(struct muster_ctx *ctx, struct queue_job *job);
 

@@ -223,7 +223,9 @@ queue_job_free(struct queue_table *table, struct queue_job *job)
 static int64_t
 rank(const struct queue_table *table, const struct queue_job *job, int64_t now_ms)
 {
-    return (int64_t)job->priority + (now_ms - job->waiting_since_ms) / table->aging_ms;
+    int64_t waited_ms = now_ms - job->waiting_since_ms;
+
+    return (int64_t)job->priority + (waited_ms > 0 ? waited_ms / table->aging_ms : 0); /* the clock may be set back */
 }
 
 static bool

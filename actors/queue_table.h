@@ -42,6 +42,7 @@ struct queue_job {
     char *trace;        /* request id of the submit */
     char *cancelled_by; /* somebody wants its end; NULL nobody */
     bool was_running;   /* when its end was wanted */
+    bool given_up;      /* its agent was asked to drop the attempt */
     struct usage usage; /* of all attempts that ended */
     struct queue_waiter *waiters;
     struct muster_arena *arena; /* of its last commit, until that is on disk */

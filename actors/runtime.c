@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "actors/muster_actor.h"
 #include "actors/muster_journal.h"
@@ -76,6 +77,16 @@ muster_now_ms(struct muster_ctx *ctx)
 {
     (void)ctx;
     return muster_clock_ms();
+}
+
+int64_t
+muster_uptime_ms(struct muster_ctx *ctx)
+{
+    struct timespec now;
+
+    (void)ctx;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 struct muster_store *
@@ -495,6 +506,10 @@ handle(struct muster_ctx *ctx)
     if (row == NULL) {
         muster_explain(ctx, 0, "%s does not know messages of type %.64s", ctx->address, ctx->envelope.type);
         return MUSTER_INVALID_REQUEST;
+    }
+    if (ctx->envelope.deadline_ms > 0 && ctx->envelope.deadline_ms < muster_clock_ms()) {
+        muster_explain(ctx, 1, "%s got the request too late: nobody waits for it any more", ctx->address);
+        return MUSTER_TIMEOUT;
     }
     in = muster_arena_alloc(ctx->arena, row->type->size);
     err = muster_unpack(row->type, ctx->envelope.body.data, ctx->envelope.body.size, ctx->arena, in, &fault);

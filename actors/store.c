@@ -72,16 +72,24 @@ keep_answers(struct store_actor *self, const struct store_commit *in)
     }
 }
 
-/* The caller may be gone: no error is told. */
+static void
+await_outbox(struct store_actor *self)
+{
+    if (outbox_waiting(&self->outbox))
+        muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
+}
+
+/* A caller may be gone, an actor may be full: then it is told later. */
 static void
 send_answer(struct store_actor *self, const struct waiting_answer *answer, muster_err err)
 {
-    if (!err)
-        (void)muster_send_whole(self->ctx, answer->to, answer->ok.data, answer->ok.size);
-    else if (answer->no.size > 0)
-        (void)muster_send_whole(self->ctx, answer->to, answer->no.data, answer->no.size);
+    const struct muster_buf *message = err ? &answer->no : &answer->ok;
+
+    if (message->size > 0)
+        outbox_send(&self->outbox, self->ctx, answer->to, message->data, message->size);
     else
         (void)muster_send_failed(self->ctx, answer->to, answer->ok.data, answer->ok.size, err);
+    await_outbox(self);
 }
 
 /* Tell everybody from number `from` on. */
@@ -215,8 +223,7 @@ publish_durable(struct store_actor *self)
     if (self->durable_count == 0)
         return;
     outbox_tell(&self->outbox, self->ctx, MUSTER_LOG, &log_publish_type, &publish);
-    if (outbox_waiting(&self->outbox))
-        muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
+    await_outbox(self);
 }
 
 static void
@@ -257,8 +264,7 @@ on_timer(void *state, uint64_t key)
         return;
     }
     outbox_push(&self->outbox, self->ctx);
-    if (outbox_waiting(&self->outbox))
-        muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
+    await_outbox(self);
 }
 
 static void

@@ -426,11 +426,37 @@ describe_problem(struct task *task, const struct muster_fetch_result *result)
     }
 }
 
+/* Say that a callback does not get through, once each. */
+static void
+warn_retrying(const struct task *task, const char *host, int64_t delay_ms)
+{
+    char text[MUSTER_ID_TEXT];
+    const char *job = text, *problem = task->problem;
+
+    muster_id_text(&task->job, text);
+    muster_journal_say(muster_ctx_journal(task->self->ctx), WARNING, "callback-retrying",
+                       "A callback was not taken and is tried again.", MUSTER_SAY_TEXT("job", job),
+                       MUSTER_SAY_TEXT("host", host), MUSTER_SAY_NUMBER("status", task->status),
+                       MUSTER_SAY_TEXT("problem", problem), MUSTER_SAY_NUMBER("delay_ms", delay_ms));
+}
+
+static void
+try_again(struct task *task, const char *host, int64_t retry_after_s)
+{
+    struct webhook_actor *self = task->self;
+    int64_t delay_ms = pause_ms(self->options, task->tries, retry_after_s);
+
+    if (task->tries == 1)
+        warn_retrying(task, host, delay_ms);
+    save_pending(task, muster_now_ms(self->ctx) + delay_ms);
+}
+
 static void
 on_answer(void *arg, const struct muster_fetch_result *result)
 {
     struct task *task = arg;
     struct webhook_actor *self = task->self;
+    char *host = muster_strdup(task->host ? task->host->name : "");
 
     self->open--;
     leave_slot(task);
@@ -443,8 +469,9 @@ on_answer(void *arg, const struct muster_fetch_result *result)
     } else if (result->status == 410 || task->tries >= self->options->max_tries) {
         give_up(task);
     } else {
-        save_pending(task, muster_now_ms(self->ctx) + pause_ms(self->options, task->tries, result->retry_after_s));
+        try_again(task, host, result->retry_after_s);
     }
+    free(host);
 }
 
 /* ---- requests -------------------------------------------------------------------------------------------------------

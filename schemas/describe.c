@@ -212,6 +212,22 @@ describe_records(struct muster_buf *out)
     print_choices(&description);
 }
 
+/* Results that never leave the process. */
+static const bool is_inside[MUSTER_ERR_COUNT] = {
+#define ERROR(id, http, retry, text) [MUSTER_##id] = false,
+#define INSIDE(id, http, retry, text) [MUSTER_##id] = true,
+#include "schemas/errors.def"
+#undef ERROR
+#undef INSIDE
+};
+
+static void
+print_error(muster_err err, struct muster_buf *out)
+{
+    muster_buf_printf(out, "  %-24s %d  %-5s  %s\n", muster_err_code(err), muster_err_http(err),
+                      muster_err_retryable(err) ? "retry" : "", muster_err_text(err));
+}
+
 static void
 describe_errors(struct muster_buf *out)
 {
@@ -219,45 +235,93 @@ describe_errors(struct muster_buf *out)
 
     muster_buf_str(out, "Code, HTTP status, whether a job that ended so is tried again, meaning.\n\n");
     for (err = MUSTER_OK + 1; err < MUSTER_ERR_COUNT; err++)
-        muster_buf_printf(out, "  %-24s %d  %-5s  %s\n", muster_err_code((muster_err)err),
-                          muster_err_http((muster_err)err), muster_err_retryable((muster_err)err) ? "retry" : "",
-                          muster_err_text((muster_err)err));
+        if (!is_inside[err])
+            print_error((muster_err)err, out);
     muster_buf_str(out, "\n");
+}
+
+/* ---- options ---- */
+
+/* "[a, b]" from "a b": as YAML is written. */
+static void
+print_list(const char *words, struct muster_buf *out)
+{
+    const char *word;
+    size_t size;
+
+    muster_buf_str(out, "[");
+    for (word = words + strspn(words, " "); *word; word += size + strspn(word + size, " ")) {
+        size = strcspn(word, " ");
+        muster_buf_printf(out, "%s%.*s", out->data[out->size - 1] == '[' ? "" : ", ", (int)size, word);
+    }
+    muster_buf_str(out, "]");
 }
 
 static void
 print_initial(const struct muster_field *row, struct muster_buf *out)
 {
-    if (row->initial && row->initial[0] && row->kind == MUSTER_KIND_STRS)
-        muster_buf_printf(out, "; default: [%s]", row->initial);
-    else if (row->initial && row->initial[0])
-        muster_buf_printf(out, "; default: %s", row->initial);
-    else if (row->initial == NULL && row->kind < MUSTER_KIND_ONE)
+    if (row->initial == NULL && row->kind < MUSTER_KIND_ONE) {
         muster_buf_str(out, "; required");
+    } else if (row->initial && row->initial[0]) {
+        muster_buf_str(out, "; default: ");
+        if (row->kind == MUSTER_KIND_STRS)
+            print_list(row->initial, out);
+        else
+            muster_buf_str(out, row->initial);
+    }
+}
+
+/* In a mapping by name the name is a row of the type, but the key in the file. */
+static bool
+is_name_of(const struct muster_field *section, const struct muster_field *row)
+{
+    size_t size;
+
+    if (!section || section->kind != MUSTER_KIND_MANY || !section->initial || row->kind == MUSTER_KIND_END)
+        return false;
+    size = strcspn(section->initial, ":");
+    return strncmp(row->name, section->initial, size) == 0 && row->name[size] == '\0';
+}
+
+static void print_section(const struct muster_field *section, const struct muster_type *type, int indent,
+                          struct muster_buf *out);
+
+/* An option, or a section with all that is in it; `name` is how it is called here. */
+static void
+print_option(const struct muster_field *row, const char *name, int indent, struct muster_buf *out)
+{
+    static const char must[] = "must be ";
+    char expected[256];
+
+    if (row->sub) {
+        muster_buf_printf(out, "%*s%s:%s  # %s\n", indent, "", name,
+                          row->kind == MUSTER_KIND_ONE ? ""
+                          : row->initial               ? " {NAME: ...}"
+                                                       : " [...]",
+                          row->doc);
+        print_section(row, row->sub, indent + 4, out);
+        return;
+    }
+    rows_expected(row, true, expected, sizeof expected);
+    muster_buf_printf(out, "%*s%s: %s", indent, "", name, expected + sizeof must - 1);
+    print_initial(row, out);
+    muster_buf_printf(out, "\n%*s# %s\n", indent + 4, "", row->doc);
 }
 
 /* Recursion follows the sections, which are a few levels deep. */
 static void
-print_section(const struct muster_type *type, int indent, struct muster_buf *out)
+print_section(const struct muster_field *section, const struct muster_type *type, int indent, struct muster_buf *out)
 {
-    static const char must[] = "must be ";
     const struct muster_field *row;
-    char expected[256];
 
     for (row = type->fields; row->kind != MUSTER_KIND_END; row++) {
-        if (row->sub) {
-            muster_buf_printf(out, "\n%*s%s:%s  # %s\n", indent, "", row->name,
-                              row->kind == MUSTER_KIND_ONE ? ""
-                              : row->initial               ? " {NAME: ...}"
-                                                           : " [...]",
-                              row->doc);
-            print_section(row->sub, indent + 4, out);
+        if (is_name_of(section, row)) {
+            muster_buf_printf(out, "%*s# NAME: %s\n", indent, "", row->doc);
             continue;
         }
-        rows_expected(row, true, expected, sizeof expected);
-        muster_buf_printf(out, "%*s%s: %s", indent, "", row->name, expected + sizeof must - 1);
-        print_initial(row, out);
-        muster_buf_printf(out, "\n%*s# %s\n", indent + 4, "", row->doc);
+        if (row->sub)
+            muster_buf_str(out, "\n");
+        print_option(row, row->name, indent, out);
     }
 }
 
@@ -269,8 +333,68 @@ describe_options(struct muster_buf *out)
                    "${VAR} and ${VAR:-default} stand for variables of the environment, $$ for a dollar.\n"
                    "Durations: 250ms, 30s, 5m, 2h, 7d, or milliseconds.  Sizes: 4096, 16KiB, 1MiB, 1GiB, 1TiB, or KB,\n"
                    "MB, GB, TB.  The name of a team is its key; paths count from the file's folder.\n\n");
-    print_section(&options_type, 0, out);
+    print_section(NULL, &options_type, 0, out);
     muster_buf_str(out, "\n");
+}
+
+/* Where a row is in the file: "teams.permissions". */
+struct option_path {
+    const struct option_path *up; /* NULL: the file itself */
+    const struct muster_field *row;
+};
+
+static void
+print_path(const struct option_path *path, struct muster_buf *out)
+{
+    if (path->up) {
+        print_path(path->up, out);
+        muster_buf_str(out, ".");
+    }
+    muster_buf_str(out, path->row->name);
+}
+
+/* Print the rows below `type` whose path is `name`, or with `anywhere` those whose last step is; returns their number.
+ */
+static size_t
+print_named_options(const struct option_path *up, const struct muster_type *type, const char *name, bool anywhere,
+                    struct muster_buf *out)
+{
+    const struct muster_field *section = up ? up->row : NULL;
+    const struct muster_field *row;
+    size_t count = 0;
+
+    for (row = type->fields; row->kind != MUSTER_KIND_END; row++) {
+        struct option_path path = {up, row};
+        struct muster_buf text = {0};
+
+        if (is_name_of(section, row))
+            continue;
+        print_path(&path, &text);
+        if (strcmp(anywhere ? row->name : text.data, name) == 0) {
+            print_option(row, text.data, 0, out);
+            count++;
+        } else if (row->sub) {
+            count += print_named_options(&path, row->sub, name, anywhere, out);
+        }
+        muster_buf_free(&text);
+    }
+    return count;
+}
+
+static bool
+name_option(const char *name, struct muster_buf *out)
+{
+    return print_named_options(NULL, &options_type, name, false, out) > 0 ||
+           print_named_options(NULL, &options_type, name, true, out) > 0;
+}
+
+/* ---- scopes ---- */
+
+static void
+print_scope(const struct muster_scope *scope, struct muster_buf *out)
+{
+    muster_buf_printf(out, "%s\n    %s\n    implies: %s\n", scope->name, scope->doc,
+                      scope->implies ? scope->implies : "nothing else");
 }
 
 static void
@@ -279,15 +403,114 @@ describe_scopes(struct muster_buf *out)
     const struct muster_scope *scope;
 
     for (scope = muster_scopes; scope->name; scope++)
-        muster_buf_printf(out, "%s\n    %s\n    implies: %s\n", scope->name, scope->doc,
-                          scope->implies ? scope->implies : "nothing else");
+        print_scope(scope, out);
     muster_buf_str(out, "\n");
 }
 
+static bool
+name_scope(const char *name, struct muster_buf *out)
+{
+    const struct muster_scope *scope;
+
+    for (scope = muster_scopes; scope->name; scope++)
+        if (strcmp(scope->name, name) == 0) {
+            print_scope(scope, out);
+            return true;
+        }
+    return false;
+}
+
+/* ---- one of a topic ---- */
+
+/* The type of that name in `type` itself or below it; types nest only a few levels. */
+static const struct muster_type *
+find_below(const struct muster_type *type, const char *name)
+{
+    const struct muster_field *row;
+    const struct muster_type *found = NULL;
+
+    if (strcmp(type->wire, name) == 0)
+        return type;
+    for (row = type->fields; row->kind != MUSTER_KIND_END && !found; row++)
+        found = row->sub ? find_below(row->sub, name) : NULL;
+    return found;
+}
+
+/* Describe the type, or else the enumeration of that name. */
+static bool
+name_type(const struct muster_type *type, const char *name, struct muster_buf *out)
+{
+    const struct muster_enum *const *choice;
+
+    if (type) {
+        muster_describe_type(type, out);
+        return true;
+    }
+    for (choice = muster_enums; *choice; choice++)
+        if (strcmp((*choice)->name, name) == 0) {
+            print_choice(*choice, out);
+            return true;
+        }
+    return false;
+}
+
+static bool
+name_message(const char *name, struct muster_buf *out)
+{
+    const struct muster_type *found = NULL;
+    size_t i;
+
+    for (i = 0; muster_messages[i] && !found; i++)
+        found = find_below(muster_messages[i], name);
+    return name_type(found, name, out);
+}
+
+static bool
+name_event(const char *name, struct muster_buf *out)
+{
+    const struct muster_type *found = find_below(&event_type, name);
+    size_t i;
+
+    for (i = 0; muster_events[i].type && !found; i++)
+        found = find_below(muster_events[i].type, name);
+    return name_type(found, name, out);
+}
+
+static bool
+name_record(const char *name, struct muster_buf *out)
+{
+    const struct muster_type *found = NULL;
+    size_t i;
+
+    for (i = 0; muster_records[i].type && !found; i++)
+        found = find_below(muster_records[i].type, name);
+    return name_type(found, name, out);
+}
+
+static bool
+name_error(const char *name, struct muster_buf *out)
+{
+    int err;
+
+    for (err = MUSTER_OK + 1; err < MUSTER_ERR_COUNT; err++)
+        if (!is_inside[err] && strcmp(muster_err_code((muster_err)err), name) == 0) {
+            print_error((muster_err)err, out);
+            return true;
+        }
+    return false;
+}
+
+/* ---- all of them ---- */
+
 /* The two lists have the same order. */
 const char *const muster_describe_topics[] = {"messages", "events", "records", "errors", "options", "scopes", NULL};
-static void (*const describers[])(struct muster_buf *) = {describe_messages, describe_events,  describe_records,
-                                                          describe_errors,   describe_options, describe_scopes};
+static const struct {
+    void (*all)(struct muster_buf *out);
+    bool (*named)(const char *name, struct muster_buf *out); /* false: there is none, nothing was appended */
+} topics[] = {
+    {describe_messages, name_message}, {describe_events, name_event},   {describe_records, name_record},
+    {describe_errors, name_error},     {describe_options, name_option}, {describe_scopes, name_scope},
+};
 
 muster_err
 muster_describe(const char *topic, struct muster_buf *out)
@@ -296,8 +519,19 @@ muster_describe(const char *topic, struct muster_buf *out)
 
     for (i = 0; muster_describe_topics[i]; i++)
         if (strcmp(muster_describe_topics[i], topic) == 0) {
-            describers[i](out);
+            topics[i].all(out);
             return MUSTER_OK;
         }
+    return MUSTER_NOT_FOUND;
+}
+
+muster_err
+muster_describe_named(const char *topic, const char *name, struct muster_buf *out)
+{
+    size_t i;
+
+    for (i = 0; muster_describe_topics[i]; i++)
+        if (strcmp(muster_describe_topics[i], topic) == 0)
+            return topics[i].named(name, out) ? MUSTER_OK : MUSTER_NOT_FOUND;
     return MUSTER_NOT_FOUND;
 }

@@ -16,8 +16,10 @@ struct err_row {
 
 static const struct err_row rows[] = {
 #define ERROR(id, http, retry, text) {#id, http, retry, text},
+#define INSIDE(id, http, retry, text) {#id, http, retry, text},
 #include "schemas/errors.def"
 #undef ERROR
+#undef INSIDE
 };
 
 /* A number that is no row can only be our own bug, but must not make it worse. */

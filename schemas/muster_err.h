@@ -10,8 +10,10 @@
 
 typedef enum muster_err {
 #define ERROR(id, http, retry, text) MUSTER_##id,
+#define INSIDE(id, http, retry, text) MUSTER_##id,
 #include "schemas/errors.def"
 #undef ERROR
+#undef INSIDE
     MUSTER_ERR_COUNT
 } muster_err;
 

@@ -30,6 +30,17 @@ void muster_config_free(struct muster_config *config);
 /* NULL when there is no such team. */
 const struct team_options *muster_team_options(const struct options *options, const char *name);
 
+/* An address to listen on: "127.0.0.1:3100"; "3100" is that port of 127.0.0.1; "*:3100" and "0.0.0.0:3100" are all
+ * addresses of the machine. */
+struct muster_listen {
+    uint32_t address; /* IPv4, host order; 0: all */
+    int port;         /* 0: a free one */
+};
+/* *out_problem (may be NULL) says what is wrong: "must be ...". */
+muster_err muster_listen_parse(const char *text, struct muster_listen *out_listen, const char **out_problem);
+/* Does one of them take what the other needs? */
+bool muster_listen_overlaps(const struct muster_listen *one, const struct muster_listen *other);
+
 /* "250ms", "30s", "5m", "2h", "7d", or a plain number of milliseconds. */
 muster_err muster_duration_parse(const char *text, int64_t *out_ms);
 /* "4096", "16KiB", "1MiB", "1GiB", also KB/MB/GB (powers of 1000). */

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,6 +12,8 @@
 #include "schemas/options.h"
 
 #define LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+enum { KEY_LENGTH = 16 }; /* a key of a configuration file is not shorter */
 
 /* A step down to a member or an item. */
 #define MEMBER(above, member)                                                                                          \
@@ -58,21 +61,6 @@ is_port(const char *text)
     return *text != '\0' && strlen(text) <= 5 && text[strspn(text, "0123456789")] == '\0' && atoi(text) <= 65535;
 }
 
-static bool
-is_listen_address(const char *text)
-{
-    const char *colon = strrchr(text, ':');
-    char host[16] = "";
-    struct in_addr address;
-
-    if (colon == NULL)
-        return is_port(text);
-    if ((size_t)(colon - text) >= sizeof host || !is_port(colon + 1))
-        return false;
-    memcpy(host, text, (size_t)(colon - text));
-    return strcmp(host, "*") == 0 || inet_pton(AF_INET, host, &address) == 1;
-}
-
 /* The HTTP library's way to say TLS is an s behind the port. */
 static bool
 is_tls(const char *text)
@@ -83,22 +71,60 @@ is_tls(const char *text)
 }
 
 static muster_err
+bad_listen(const char **out_problem, const char *problem)
+{
+    if (out_problem)
+        *out_problem = problem;
+    return MUSTER_INVALID_REQUEST;
+}
+
+muster_err
+muster_listen_parse(const char *text, struct muster_listen *out_listen, const char **out_problem)
+{
+    static const char shape[] = "must be PORT or ADDRESS:PORT with an IPv4 address or *";
+    const char *colon = strrchr(text, ':'), *port = colon ? colon + 1 : text;
+    size_t size = colon ? (size_t)(colon - text) : 0;
+    struct in_addr address = {htonl(INADDR_LOOPBACK)};
+    char host[INET_ADDRSTRLEN] = "";
+
+    if (is_tls(text))
+        return bad_listen(out_problem, "TLS is not served here; put a reverse proxy in front and give its address "
+                                       "without the s");
+    if (!is_port(port) || size >= sizeof host)
+        return bad_listen(out_problem, shape);
+    memcpy(host, text, size);
+    if (colon && strcmp(host, "*") == 0)
+        address.s_addr = htonl(INADDR_ANY);
+    else if (colon && inet_pton(AF_INET, host, &address) != 1)
+        return bad_listen(out_problem, shape);
+    *out_listen = (struct muster_listen){ntohl(address.s_addr), atoi(port)};
+    return MUSTER_OK;
+}
+
+bool
+muster_listen_overlaps(const struct muster_listen *one, const struct muster_listen *other)
+{
+    if (one->port == 0 || one->port != other->port)
+        return false;
+    return one->address == other->address || one->address == INADDR_ANY || other->address == INADDR_ANY;
+}
+
+static muster_err
 check_listen(const struct options_reader *reader, const struct rows_path *http, const struct muster_strs *listen)
 {
+    struct muster_listen *seen = muster_arena_alloc(reader->arena, (listen->count + 1) * sizeof *seen);
     struct rows_path up = MEMBER(http, "listen");
-    const char *text;
-    size_t i;
+    const char *problem = "";
+    size_t i, j;
 
     for (i = 0; i < listen->count; i++) {
         struct rows_path at = ITEM(&up, i);
 
-        text = listen->items[i];
-        if (is_tls(text))
-            return options_refuse(reader, &at,
-                                  "TLS is not served here; put a reverse proxy in front and give its "
-                                  "address without the s");
-        if (!is_listen_address(text))
-            return options_refuse(reader, &at, "must be PORT or ADDRESS:PORT with an IPv4 address or *");
+        if (muster_listen_parse(listen->items[i], &seen[i], &problem))
+            return options_refuse(reader, &at, "%s", problem);
+        for (j = 0; j < i; j++)
+            if (muster_listen_overlaps(&seen[j], &seen[i]))
+                return options_refuse(reader, &at, "overlaps %s above", listen->items[j]);
     }
     return MUSTER_OK;
 }
@@ -227,6 +253,8 @@ check_team(const struct options_reader *reader, const char *directory, struct te
 
     if (team->name[strspn(team->name, LETTERS "._-")] != '\0')
         return options_refuse(reader, &at, "must have a name of letters, digits, '.', '_' and '-'");
+    if (strcmp(team->name, ".") == 0 || strcmp(team->name, "..") == 0)
+        return options_refuse(reader, &at, "must not be named . or .., which clients take out of a path");
     if (team->command.count > 0 && team->command.items[0][0] == '\0')
         return options_refuse(reader, &command, "must begin with a program");
     if (team->driver == driver_kind_COMMAND && team->command.count == 0)
@@ -258,15 +286,22 @@ check_teams(const struct options_reader *reader, const char *directory, struct o
 /* ---- keys ---- */
 
 static muster_err
-check_credential(const struct options_reader *reader, const struct rows_path *at, const struct key_options *key)
+check_credential(const struct options_reader *reader, const struct rows_path *at, const struct key_options *key,
+                 uint8_t out_digest[MUSTER_DIGEST])
 {
-    struct rows_path sha256 = MEMBER(at, "sha256");
-    uint8_t digest[MUSTER_DIGEST];
+    struct rows_path text = MEMBER(at, "key"), sha256 = MEMBER(at, "sha256");
 
     if ((key->key[0] == '\0') == (key->sha256[0] == '\0'))
         return options_refuse(reader, at, "must have exactly one of key and sha256");
-    if (key->sha256[0] != '\0' && muster_unhex(key->sha256, digest, sizeof digest) != MUSTER_OK)
-        return options_refuse(reader, &sha256, "must be 64 hexadecimal digits");
+    if (key->sha256[0] != '\0') {
+        if (muster_unhex(key->sha256, out_digest, MUSTER_DIGEST) != MUSTER_OK)
+            return options_refuse(reader, &sha256, "must be 64 hexadecimal digits");
+        return MUSTER_OK;
+    }
+    if (strlen(key->key) < KEY_LENGTH)
+        return options_refuse(reader, &text, "must have at least %d characters, so that it cannot be guessed",
+                              KEY_LENGTH);
+    muster_sha256(key->key, strlen(key->key), out_digest);
     return MUSTER_OK;
 }
 
@@ -301,19 +336,34 @@ check_key_teams(const struct options_reader *reader, const struct rows_path *key
     return MUSTER_OK;
 }
 
+/* `digests` are those of this key and the earlier ones. */
 static muster_err
-check_key(const struct options_reader *reader, const struct rows_path *keys, const struct options *options,
-          size_t index)
+check_unique(const struct options_reader *reader, const struct rows_path *at, const struct options *options,
+             size_t index, uint8_t (*digests)[MUSTER_DIGEST])
 {
-    struct rows_path at = ITEM(keys, index), name = MEMBER(&at, "name");
-    const struct key_options *key = &options->auth->keys.items[index];
-    muster_err err;
+    const struct key_options *keys = options->auth->keys.items;
+    struct rows_path name = MEMBER(at, "name");
     size_t i;
 
-    for (i = 0; i < index; i++)
-        if (strcmp(options->auth->keys.items[i].name, key->name) == 0)
+    for (i = 0; i < index; i++) {
+        if (strcmp(keys[i].name, keys[index].name) == 0)
             return options_refuse(reader, &name, "is the name of an earlier key");
-    err = check_credential(reader, &at, key);
+        if (memcmp(digests[i], digests[index], MUSTER_DIGEST) == 0)
+            return options_refuse(reader, at, "is the same key as that of %s", keys[i].name);
+    }
+    return MUSTER_OK;
+}
+
+static muster_err
+check_key(const struct options_reader *reader, const struct rows_path *keys, const struct options *options,
+          size_t index, uint8_t (*digests)[MUSTER_DIGEST])
+{
+    const struct key_options *key = &options->auth->keys.items[index];
+    struct rows_path at = ITEM(keys, index);
+    muster_err err = check_credential(reader, &at, key, digests[index]);
+
+    if (err == MUSTER_OK)
+        err = check_unique(reader, &at, options, index, digests);
     if (err == MUSTER_OK)
         err = check_scopes(reader, &at, &key->scopes);
     if (err == MUSTER_OK)
@@ -325,11 +375,13 @@ static muster_err
 check_keys(const struct options_reader *reader, const struct options *options)
 {
     struct rows_path auth = MEMBER(NULL, "auth"), keys = MEMBER(&auth, "keys");
+    uint8_t(*digests)[MUSTER_DIGEST];
     muster_err err = MUSTER_OK;
     size_t i;
 
+    digests = muster_arena_alloc(reader->arena, (options->auth->keys.count + 1) * sizeof *digests);
     for (i = 0; err == MUSTER_OK && i < options->auth->keys.count; i++)
-        err = check_key(reader, &keys, options, i);
+        err = check_key(reader, &keys, options, i, digests);
     return err;
 }
 

@@ -20,6 +20,9 @@ void muster_store_close(struct muster_store **store_p);
 
 /* Names this data folder for ever: 16 hexadecimal digits made when it was created; also the log's epoch. */
 const char *muster_store_epoch(const struct muster_store *store);
+/* Names it on this machine: the epoch and the folder's inode, so that a copy of the folder is another one.  For marking
+ * processes.  At most 40 characters, without dots. */
+const char *muster_store_mark(const struct muster_store *store);
 
 /* ---- reading: any thread -------------------------------------------------------------------------------------------
  */

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "store/store.h"
 
@@ -183,6 +184,7 @@ muster_store_open(const char *path, const struct store_options *options, struct 
                   size_t problem_size)
 {
     struct muster_engine *engine = NULL;
+    struct stat folder = {0};
     muster_err err;
 
     err = engine_lmdb_open(path, (uint64_t)options->map_size, &engine, problem, problem_size);
@@ -193,6 +195,9 @@ muster_store_open(const char *path, const struct store_options *options, struct 
         snprintf(problem, problem_size, "cannot use the data folder %s: %s", path,
                  err == MUSTER_STORAGE_FULL ? muster_err_text(err)
                                             : "it is damaged, or was written by a newer version of muster");
+    else if (stat(path, &folder) == 0)
+        snprintf((*out_store)->mark, sizeof(*out_store)->mark, "%s-%llx", (*out_store)->epoch,
+                 (unsigned long long)folder.st_ino);
     return err;
 }
 
@@ -217,6 +222,12 @@ muster_store_close(struct muster_store **store_p)
 }
 
 /* ---- looking ---- */
+
+const char *
+muster_store_mark(const struct muster_store *store)
+{
+    return store->mark[0] ? store->mark : store->epoch; /* without a folder */
+}
 
 const char *
 muster_store_epoch(const struct muster_store *store)

@@ -42,6 +42,7 @@ struct muster_store {
     struct muster_engine *engine;
     struct store_options options;
     char epoch[EPOCH_SIZE + 1];
+    char mark[EPOCH_SIZE + 20];
     atomic_llong next;    /* the event number to give out next */
     atomic_llong limit;   /* totals.reserved, for all threads */
     pthread_mutex_t lock; /* guards what follows; the writer reads it without, as nobody else changes it */

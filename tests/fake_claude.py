@@ -7,7 +7,9 @@ The last line of a prompt that begins with a directive decides what the "model" 
   echo: TEXT          answer TEXT in pieces of four characters
   chunks: N TEXT      answer "TEXT 1 TEXT 2 ..." in N pieces
   slow: MS TEXT       first a piece at once, TEXT after MS milliseconds
-  tool: NAME {JSON}   ask whether the tool may be used, use it, answer "tool said: ..." (Bash runs its command)
+  tool: NAME {JSON}   ask whether the tool may be used, use it, answer "tool said: ..." (Bash runs its command); Read
+                      and Bash with "cat" are used unasked.  A PreToolUse hook is asked first, if there is one
+  broken: TEXT        stream the first half of TEXT, then print the whole under another id, as after a broken stream
   recall:             answer with all earlier prompts of the session, joined by " | "
   env: NAME           answer with an environment variable
   argv:               answer with the command line
@@ -69,6 +71,7 @@ class Cli:
         self.deaf = False
         self.in_turn = False
         self.transcript = None
+        self.hook = None                # callback of the PreToolUse hook for all tools
         config = os.environ.get("CLAUDE_CONFIG_DIR") or os.path.join(os.environ.get("HOME", "/tmp"), ".claude")
         self.folder = os.path.join(config, "fake-sessions")
 
@@ -178,6 +181,8 @@ class Cli:
         if subtype in ("initialize", "interrupt"):
             response = {"subtype": "success", "request_id": identifier}
             if subtype == "initialize":
+                for matcher in request.get("hooks", {}).get("PreToolUse", []):
+                    self.hook = None if matcher.get("matcher") else matcher["hookCallbackIds"][0]
                 response["response"] = {"commands": [], "pid": os.getpid()}
             self.out({"type": "control_response", "response": response})
             if subtype == "interrupt" and self.in_turn:
@@ -201,18 +206,33 @@ class Cli:
                 continue
             self.handle(line)
 
-    def permission(self, tool, arguments, use):
+    def request(self, **fields):
+        """Ask the host; its whole answer, None when its stream has ended."""
         identifier = str(uuid.uuid4())
-        self.out({"type": "control_request", "request_id": identifier,
-                  "request": {"subtype": "can_use_tool", "tool_name": tool, "input": arguments, "tool_use_id": use}})
+        self.out({"type": "control_request", "request_id": identifier, "request": fields})
         while True:
             line = self.lines.get()
             if line is None:
                 self.lines.put(None)
-                return {"behavior": "deny", "message": "Tool permission stream closed before response received"}
+                return None
             response = self.handle(line)
             if response and response.get("request_id") == identifier:
-                return response.get("response") or {"behavior": "deny", "message": response.get("error", "")}
+                return response
+
+    def permission(self, tool, arguments, use):
+        if self.hook:
+            answer = self.request(subtype="hook_callback", callback_id=self.hook, tool_use_id=use,
+                                  input={"hook_event_name": "PreToolUse", "tool_name": tool, "tool_input": arguments,
+                                         "tool_use_id": use, "session_id": self.session, "cwd": os.getcwd()})
+            said = ((answer or {}).get("response") or {}).get("hookSpecificOutput", {})
+            if said.get("permissionDecision") == "deny":
+                return {"behavior": "deny", "message": said["permissionDecisionReason"]}
+        if tool == "Read" or (tool == "Bash" and arguments.get("command", "").startswith("cat ")):
+            return {"behavior": "allow", "updatedInput": arguments}
+        answer = self.request(subtype="can_use_tool", tool_name=tool, input=arguments, tool_use_id=use)
+        if answer is None:
+            return {"behavior": "deny", "message": "Tool permission stream closed before response received"}
+        return answer.get("response") or {"behavior": "deny", "message": answer.get("error", "")}
 
     # ---- directives
 
@@ -247,6 +267,14 @@ class Cli:
                  message={"role": "user", "content": [{"type": "tool_result", "tool_use_id": use, "content": said,
                                                        "is_error": failed}]})
         return self.answer(["tool said: ", said])
+
+    def do_broken(self, rest):
+        self.event({"type": "message_start", "message": {"id": "msg_broken", "role": "assistant", "content": []}})
+        self.event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
+        self.event({"type": "content_block_delta", "index": 0,
+                    "delta": {"type": "text_delta", "text": rest[:len(rest) // 2]}})
+        self.assistant("msg_whole", {"type": "text", "text": rest})
+        return rest
 
     def do_recall(self, _rest):
         return self.answer([" | ".join(self.history)])

@@ -112,9 +112,7 @@ resolve(const struct muster_child_spec *spec, char *problem, size_t problem_size
         snprintf(problem, problem_size, "%s: no such program in PATH (%s)", name, path);
     else if (failed)
         snprintf(problem, problem_size, "%s: not an executable file", name);
-    if (failed)
-        return failed == ENOENT ? MUSTER_NOT_FOUND : MUSTER_PROCESS_ERROR;
-    return MUSTER_OK;
+    return failed ? MUSTER_NOT_FOUND : MUSTER_OK;
 }
 
 /* ---- pipes ------------------------------------------------------------------------------------------------------- */

@@ -90,6 +90,52 @@ address_is_special(const char *text)
     return true;
 }
 
+/* "localhost" and names below it, with or without the dot at the end, are never asked of a name server. */
+static bool
+is_localhost(const char *host)
+{
+    static const char name[] = "localhost";
+    size_t size = strlen(host), length = sizeof name - 1;
+
+    if (size > 0 && host[size - 1] == '.')
+        size--;
+    if (size < length || strncasecmp(host + size - length, name, length) != 0)
+        return false;
+    return size == length || host[size - length - 1] == '.';
+}
+
+/* `host` as libcurl writes it: IPv4 with four numbers, IPv6 in brackets and perhaps with a zone. */
+static bool
+is_private_host(char *host)
+{
+    struct in6_addr v6;
+    struct in_addr v4;
+
+    if (host[0] == '[') {
+        host++;
+        host[strcspn(host, "]%")] = '\0';
+    }
+    if (inet_pton(AF_INET, host, &v4) == 1 || inet_pton(AF_INET6, host, &v6) == 1)
+        return address_is_special(host);
+    return is_localhost(host);
+}
+
+bool
+muster_fetch_is_private_literal(const char *url)
+{
+    CURLU *parts = curl_url();
+    char *host = NULL;
+    bool private = false;
+
+    MUSTER_ASSERT(parts); /* only memory can be missing */
+    if (curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK &&
+        curl_url_get(parts, CURLUPART_HOST, &host, CURLU_URLDECODE) == CURLUE_OK)
+    private = is_private_host(host);
+    curl_free(host);
+    curl_url_cleanup(parts);
+    return private;
+}
+
 static void
 refuse_address(struct request *request, const char *text)
 {

@@ -35,7 +35,8 @@ struct muster_child_hooks {
 };
 
 /* Start it.  On failure `problem` says why in one sentence ("claude: no such program in PATH ..."): MUSTER_NOT_FOUND
- * when there is no such program or directory, MUSTER_PROCESS_ERROR otherwise.  `spec` is borrowed for the call. */
+ * when there is no such program or directory or it cannot be executed, MUSTER_PROCESS_ERROR otherwise.  `spec` is
+ * borrowed for the call. */
 muster_err muster_child_start(struct muster_loop *loop, const struct muster_child_spec *spec,
                               const struct muster_child_hooks *hooks, void *arg, char *problem, size_t problem_size,
                               struct muster_child **out_child);

@@ -29,6 +29,10 @@ struct muster_fetch_result {
     size_t body_size;
 };
 
+/* Is the host of the URL localhost, or an address written out that is only allowed with allow_private?  All ways of
+ * writing an IPv4 address count: 2130706433, 0x7f.1.  A name that resolves to one is found out when it is fetched. */
+bool muster_fetch_is_private_literal(const char *url);
+
 /* ---- on a loop ---- */
 struct muster_fetcher;
 struct muster_fetcher *muster_fetcher_new(struct muster_loop *loop);

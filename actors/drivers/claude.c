@@ -11,6 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+
+#define HOOK_TIMEOUT_S 3600
 
 static void
 init(void *driver, const struct driver_host *host)
@@ -19,6 +22,7 @@ init(void *driver, const struct driver_host *host)
 
     self->host = host;
     self->tools = json_object();
+    self->denied = json_object();
 }
 
 static void
@@ -27,6 +31,8 @@ fini(void *driver)
     struct claude *self = driver;
 
     json_decref(self->tools);
+    json_decref(self->denied);
+    muster_buf_free(&self->said);
     free(self->waiting);
 }
 
@@ -116,16 +122,32 @@ claude_write(struct claude *self, json_t *object)
 }
 
 static void
-send_request(struct claude *self, const char *id, const char *subtype)
+send_request(struct claude *self, const char *id, json_t *request)
 {
-    claude_write(self, json_pack("{s:s, s:s, s:{s:s}}", "type", "control_request", "request_id", id, "request",
-                                 "subtype", subtype));
+    claude_write(self, json_pack("{s:s, s:s, s:o}", "type", "control_request", "request_id", id, "request", request));
 }
 
+/* The CLI asks `can_use_tool` only for some uses of tools; of deny rules it must ask for all.  A hook without a matcher
+ * is for all tools.  Its time is long, as we answer at once or not at all; an answer that is late is a denial. */
 static void
 started(void *driver)
 {
-    send_request(driver, CLAUDE_INITIALIZE, "initialize");
+    struct claude *self = driver;
+    const struct permission_options *permissions = self->host->team->permissions;
+    json_t *request = json_pack("{s:s}", "subtype", "initialize");
+
+    if (permissions && permissions->deny.count)
+        json_object_set_new(request, "hooks",
+                            json_pack("{s:[{s:[s], s:i}]}", "PreToolUse", "hookCallbackIds", CLAUDE_DENY_HOOK,
+                                      "timeout", HOOK_TIMEOUT_S));
+    send_request(self, CLAUDE_INITIALIZE, request);
+}
+
+/* Did it end with what a program says that cannot be started like this? */
+static bool
+is_usage_error(int status, const char *last_words)
+{
+    return WIFEXITED(status) && WEXITSTATUS(status) == 1 && last_words && last_words[strspn(last_words, " \t\r\n")];
 }
 
 static void
@@ -140,6 +162,7 @@ exited(void *driver, int status, const char *last_words)
     outcome.text_size = text.size;
     outcome.fresh_session = self->no_conversation || strstr(text.data, "No conversation found") ||
                             strstr(text.data, "--resume requires a valid session");
+    outcome.final = !self->ready && !outcome.fresh_session && is_usage_error(status, last_words);
     claude_turn_clear(self);
     self->host->done(self->host->self, &outcome);
     muster_buf_free(&text);
@@ -157,11 +180,14 @@ claude_turn_clear(struct claude *self)
     self->in_turn = self->in_init = false;
     self->announced = self->foreign = self->ahead = false;
     self->interrupted = false;
-    self->streamed = 0;
+    self->anew = false;
+    self->again = 0;
+    muster_buf_free(&self->said);
     self->message[0] = '\0';
     self->error[0] = '\0';
     self->resets_at_s = 0;
     json_object_clear(self->tools);
+    json_object_clear(self->denied);
     if (self->busy_tools)
         self->host->busy_tools(self->host->self, 0);
     self->busy_tools = 0;
@@ -233,12 +259,20 @@ interrupt(void *driver)
         return;
     self->interrupted = true;
     snprintf(id, sizeof(id), "muster-%lld", (long long)++self->requests);
-    send_request(self, id, "interrupt");
+    send_request(self, id, json_pack("{s:s}", "subtype", "interrupt"));
 }
+
+/* Who it is to the model API, and where that is. */
+static const char *const environment[] = {
+    "ANTHROPIC_API_KEY",       "ANTHROPIC_AUTH_TOKEN",   "ANTHROPIC_BASE_URL",
+    "ANTHROPIC_MODEL",         "CLAUDE_CONFIG_DIR",      "CLAUDE_CODE_OAUTH_TOKEN",
+    "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", NULL,
+};
 
 const struct driver driver_claude = {
     .name = "claude",
     .has_process = true,
+    .env = environment,
     .size = sizeof(struct claude),
     .init = init,
     .fini = fini,

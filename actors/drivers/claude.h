@@ -9,6 +9,8 @@
 
 /* request_id of our `initialize`. */
 #define CLAUDE_INITIALIZE "muster-initialize"
+/* callback_id of the hook that sees every use of a tool before it is made. */
+#define CLAUDE_DENY_HOOK "deny"
 
 struct claude {
     const struct driver_host *host; /* borrowed; outlives us */
@@ -22,9 +24,12 @@ struct claude {
     bool no_conversation;           /* the session to resume does not exist */
     char *waiting;                  /* our prompt line, until the CLI's own turn is over; NULL none */
     json_t *tools;                  /* ids of tools used in this turn: true while at work */
+    json_t *denied;                 /* ids of those that a deny rule stopped */
     int64_t busy_tools;             /* at work now */
     char message[128];              /* id of the message that is streamed */
-    size_t streamed;                /* bytes of its open text block given as chunks */
+    struct muster_buf said;         /* its open text block as far as it was given as chunks: a preview */
+    bool anew;                      /* the preview's message broke off and is told again, under another id */
+    size_t again;                   /* bytes of `said` that were told again */
     char error[64];                 /* `error` of the last synthetic assistant line of this turn */
     double cost_usd;                /* total_cost_usd of the last result */
     int64_t resets_at_s;            /* of the last rejecting rate_limit_event of this turn; 0 none */
@@ -40,6 +45,8 @@ void claude_write(struct claude *self, json_t *object);
 void claude_line(void *driver, const char *line, size_t size);
 /* A control_request of the CLI. */
 void claude_asked(struct claude *self, const json_t *line);
+/* Tell that the use of a tool is not carried out. */
+void claude_denied(struct claude *self, const char *use);
 /* The turn has ended: forget what was its own. */
 void claude_turn_clear(struct claude *self);
 /* How a turn ended, from its `result`.  Text in `text`. */

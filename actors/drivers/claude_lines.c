@@ -2,8 +2,10 @@
 /* What the claude CLI prints: one JSON object a line, told apart by `type` in the table at the end.
  *
  * `stream_event` lines are a preview, `assistant` lines the truth: text that was streamed is not given twice, text that
- * came without deltas is given whole.  Anything unknown is passed on as a notice; nothing printed is fatal.  Lines of
- * many megabytes occur, so each is looked at once, and parsed once.  Agent actor's thread. */
+ * came without deltas is given whole.  When the model's stream breaks, the preview just ends and the message comes
+ * whole under another id: of that only what is new is given, or all of it behind a notice.  Anything unknown is passed
+ * on as a notice; nothing printed is fatal.  Lines of many megabytes occur, so each is looked at once, and parsed once.
+ * Agent actor's thread. */
 #include <ctype.h>
 #include <limits.h>
 #include <stdio.h>
@@ -44,6 +46,57 @@ tell_session(struct claude *self, const json_t *line)
  */
 
 static void
+preview_clear(struct claude *self)
+{
+    muster_buf_clear(&self->said);
+    self->again = 0;
+    self->anew = false;
+}
+
+static void
+preview_add(struct claude *self, const char *text, size_t size)
+{
+    say(self, text, size);
+    if (self->in_turn && !self->ahead && self->said.size + size <= (size_t)self->host->agents->max_answer)
+        muster_buf_add(&self->said, text, size);
+}
+
+/* What was given is not what the message became: give that from its beginning, as far as it has come. */
+static void
+preview_drop(struct claude *self)
+{
+    driver_notice(self->host, "preview_dropped", "The model's stream broke; the answer begins anew.", NULL);
+    say(self, self->said.data, self->again);
+    preview_clear(self);
+}
+
+/* The message that was told anew is complete. */
+static void
+preview_end(struct claude *self)
+{
+    if (self->anew)
+        preview_drop(self);
+}
+
+/* More text of a message that is told anew. */
+static void
+tell_anew(struct claude *self, const char *text, size_t size)
+{
+    size_t left = self->said.size - self->again, same = size < left ? size : left;
+
+    self->anew = true;
+    if (memcmp(self->said.data + self->again, text, same)) {
+        preview_drop(self);
+        say(self, text, size);
+        return;
+    }
+    self->again += same;
+    say(self, text + same, size - same);
+    if (self->again == self->said.size)
+        preview_clear(self);
+}
+
+static void
 on_stream_event(struct claude *self, const json_t *line)
 {
     const json_t *event = json_object_get(line, "event"), *delta, *text;
@@ -51,18 +104,18 @@ on_stream_event(struct claude *self, const json_t *line)
     if (!is_top_level(line))
         return;
     if (driver_json_is(event, "type", "message_start")) {
+        preview_end(self);
+        preview_clear(self);
         driver_text_copy(driver_json_str(json_object_get(event, "message"), "id"), self->message,
                          sizeof(self->message));
-        self->streamed = 0;
     } else if (driver_json_is(event, "type", "content_block_start")) {
-        self->streamed = 0;
+        preview_clear(self);
     } else if (driver_json_is(event, "type", "content_block_delta")) {
         delta = json_object_get(event, "delta");
         text = json_object_get(delta, "text");
         if (!driver_json_is(delta, "type", "text_delta") || !json_is_string(text))
             return;
-        say(self, json_string_value(text), json_string_length(text));
-        self->streamed += json_string_length(text);
+        preview_add(self, json_string_value(text), json_string_length(text));
     }
 }
 
@@ -72,13 +125,16 @@ on_text_block(struct claude *self, const json_t *line, const json_t *block)
 {
     const json_t *text = json_object_get(block, "text");
     const char *message = driver_json_str(json_object_get(line, "message"), "id");
-    bool was_streamed = self->streamed && !strncmp(message, self->message, sizeof(self->message) - 1);
+    bool same_message = !strncmp(message, self->message, sizeof(self->message) - 1);
 
     if (!is_top_level(line) || !json_is_string(text) || json_object_get(line, "error"))
         return;
-    self->streamed = 0;
-    if (!was_streamed)
+    if (!self->said.size)
         say(self, json_string_value(text), json_string_length(text));
+    else if (same_message)
+        preview_clear(self);
+    else
+        tell_anew(self, json_string_value(text), json_string_length(text));
 }
 
 /* ---- tools ----------------------------------------------------------------------------------------------------------
@@ -100,6 +156,8 @@ on_tool_block(struct claude *self, const json_t *block)
         return;
     json_object_set_new(self->tools, id, json_true());
     driver_tool_use(self->host, driver_json_str(block, "name"), id, json_object_get(block, "input"));
+    if (json_object_get(self->denied, id))
+        claude_denied(self, id);
     tools_at_work(self, self->busy_tools + 1);
 }
 
@@ -163,8 +221,11 @@ on_user(struct claude *self, const json_t *line)
 
     json_array_foreach(content, i, block)
     {
-        if (driver_json_is(block, "type", "tool_result"))
-            on_tool_result(self, block);
+        if (!driver_json_is(block, "type", "tool_result"))
+            continue;
+        if (is_top_level(line))
+            preview_end(self);
+        on_tool_result(self, block);
     }
 }
 
@@ -263,6 +324,7 @@ on_result(struct claude *self, const json_t *line)
         on_unsolicited_result(self, line);
         return;
     }
+    preview_end(self);
     spent = driver_json_is(line, "subtype", "error_max_budget_usd");
     claude_result(self, line, &text, &outcome);
     claude_turn_clear(self);

@@ -5,6 +5,7 @@
  * process, everything else is the turn's.  Agent actor's thread. */
 #include <string.h>
 
+#include "actors/cost.h"
 #include "actors/drivers/claude.h"
 #include "transport/muster_loop.h"
 
@@ -34,7 +35,7 @@ usage_of(struct claude *self, const json_t *result)
 
     if (!json_is_number(cost) || total < 0)
         return used;
-    used.cost_usd = total >= self->cost_usd ? total - self->cost_usd : total;
+    used.cost_usd = cost_rounded(total >= self->cost_usd ? total - self->cost_usd : total);
     self->cost_usd = total;
     return used;
 }

@@ -3,7 +3,9 @@
  *
  * An argument that contains `{prompt}` gets the prompt there, and the program finds its input empty; without such an
  * argument it reads the prompt from its input.  `{model}` is the team's model.  Each line it prints is a chunk, all of
- * its output is the answer, without the newlines at the end.  Exit status 0 completes the turn.
+ * its output is the answer, without the newlines at the end.  Exit status 0 completes the turn; any
+ * other fails it for good, as the program may have done something already, unless a signal ended it, which a shell says
+ * with a status above 128.
  * Agent actor's thread. */
 #include <stdlib.h>
 #include <string.h>
@@ -104,9 +106,9 @@ begin(void *driver, const struct driver_turn *turn)
 }
 
 static void
-finish(struct command *self, muster_err err, const char *text, size_t size)
+finish(struct command *self, muster_err err, const char *text, size_t size, bool final)
 {
-    struct driver_outcome outcome = {.err = err, .text = text, .text_size = size};
+    struct driver_outcome outcome = {.err = err, .text = text, .text_size = size, .final = final};
 
     self->over = true;
     self->host->done(self->host->self, &outcome);
@@ -123,7 +125,7 @@ line(void *driver, const char *text, size_t size)
     if (self->over)
         return;
     if (before + size + 1 > (size_t)host->agents->max_answer + 1) {
-        finish(self, MUSTER_OUTPUT_TOO_LARGE, too_large, sizeof(too_large) - 1);
+        finish(self, MUSTER_OUTPUT_TOO_LARGE, too_large, sizeof(too_large) - 1, true);
         return;
     }
     muster_buf_add(&self->answer, text, size);
@@ -143,11 +145,11 @@ exited(void *driver, int status, const char *last_words)
     if (WIFEXITED(status) && !WEXITSTATUS(status)) {
         while (answer->size && (answer->data[answer->size - 1] == '\n' || answer->data[answer->size - 1] == '\r'))
             answer->size--;
-        finish(self, MUSTER_OK, answer->data ? answer->data : "", answer->size);
+        finish(self, MUSTER_OK, answer->data ? answer->data : "", answer->size, false);
         return;
     }
     driver_exit_text(driver_program(self->host->team, "program"), status, last_words, &problem);
-    finish(self, MUSTER_PROCESS_ERROR, problem.data, problem.size);
+    finish(self, MUSTER_PROCESS_ERROR, problem.data, problem.size, WIFEXITED(status) && WEXITSTATUS(status) <= 128);
     muster_buf_free(&problem);
 }
 

@@ -16,6 +16,7 @@ struct driver_outcome {
     size_t text_size;       /* bytes of text */
     int64_t retry_after_ms; /* the agent was told to wait; 0: not known */
     bool fresh_session;     /* the session cannot be resumed */
+    bool final;             /* of a failure: another attempt would not help */
     struct usage usage;     /* of this turn */
 };
 
@@ -24,6 +25,7 @@ struct driver_host {
     void *self;
     const struct team_options *team;
     const struct agent_options *agents;
+    const char *directory; /* the team's, without symbolic links */
 
     /* ---- to the process ---- */
     muster_err (*write)(void *self, const void *data, size_t size);
@@ -33,6 +35,8 @@ struct driver_host {
     void (*chunk)(void *self, const char *text, size_t size);
     /* Any other event of events.def. */
     void (*event)(void *self, const struct muster_type *type, const void *body);
+    /* The use of a tool that was told, or will be, is not carried out. */
+    void (*denied)(void *self, const char *use);
 
     /* ---- to the agent ---- */
     void (*ready)(void *self);                                      /* a turn may begin */
@@ -50,9 +54,10 @@ struct driver_turn {
 
 struct driver {
     const char *name;
-    bool has_process;      /* a process is started for it, and `line` gets what it prints */
-    bool process_per_turn; /* the process ends with its turn; never warm */
-    size_t size;           /* of the driver object, given zeroed to init */
+    bool has_process;       /* a process is started for it, and `line` gets what it prints */
+    bool process_per_turn;  /* the process ends with its turn; never warm */
+    const char *const *env; /* names of further variables of our environment that it sees, NULL at the end; or NULL */
+    size_t size;            /* of the driver object, given zeroed to init */
     void (*init)(void *driver, const struct driver_host *host);
     void (*fini)(void *driver);
     /* Command line and further environment of the process.  `session` is resumed when not "".  For a process of one
@@ -76,7 +81,7 @@ const struct driver *driver_find(enum driver_kind kind);
 
 /* ---- permission rules (permissions.c) ---- */
 /* What the rules say to `tool` with `input` (JSON text).  Relative file patterns count from `directory`.  *out_rule is
- * the rule that matched, "" none. */
+ * the rule that matched, "" none; so a denial with a rule is one of a deny rule. */
 enum tool_verdict permission_check(const struct permission_options *permissions, const char *directory,
                                    const char *tool, const char *input, const char **out_rule);
 

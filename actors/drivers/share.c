@@ -58,6 +58,33 @@ driver_text_copy(const char *text, char *out, size_t out_size)
     return out;
 }
 
+/* Has the path a segment ".."? */
+static bool
+climbs(const char *path)
+{
+    const char *at = path;
+
+    while ((at = strstr(at, ".."))) {
+        if ((at == path || at[-1] == '/') && (at[2] == '/' || !at[2]))
+            return true;
+        at += 2;
+    }
+    return false;
+}
+
+/* The part of `path` inside `directory`; NULL when it lies elsewhere. */
+static const char *
+lies_inside(const char *path, const char *directory)
+{
+    size_t size = directory ? strlen(directory) : 0;
+
+    while (size && directory[size - 1] == '/')
+        size--;
+    if (!size || strncmp(path, directory, size) || path[size] != '/')
+        return NULL;
+    return path + size + 1;
+}
+
 const char *
 driver_json_str(const json_t *object, const char *name)
 {
@@ -99,6 +126,20 @@ tool_file(const json_t *input)
     return "";
 }
 
+/* The file from the team's directory if it lies there. */
+static const char *
+team_file(const struct driver_host *host, const char *file)
+{
+    const char *inside = lies_inside(file, host->directory);
+
+    if (!inside)
+        inside = lies_inside(file, host->team->directory);
+    if (!inside || climbs(inside))
+        return file;
+    inside += strspn(inside, "/");
+    return *inside ? inside : file;
+}
+
 void
 driver_tool_use(const struct driver_host *host, const char *tool, const char *id, const json_t *input)
 {
@@ -106,7 +147,7 @@ driver_tool_use(const struct driver_host *host, const char *tool, const char *id
     char *text = input ? driver_json_text(input) : NULL;
     struct job_tool_use event = {.tool = driver_text_copy(tool && *tool ? tool : "unknown", name, sizeof(name)),
                                  .id = driver_text_copy(id, use, sizeof(use)),
-                                 .file = driver_text_copy(tool_file(input), file, sizeof(file)),
+                                 .file = driver_text_copy(team_file(host, tool_file(input)), file, sizeof(file)),
                                  .input = text};
 
     host->event(host->self, &job_tool_use_type, &event);

@@ -27,7 +27,7 @@ const char *driver_json_str(const json_t *object, const char *name);
 bool driver_json_is(const json_t *object, const char *name, const char *text);
 /* Compact text of a value, to be freed with free(); NULL when it is longer than an event may hold. */
 char *driver_json_text(const json_t *value);
-/* Tell the log that `tool` is used.  `input` may be NULL. */
+/* Tell the log that `tool` is used.  `input` may be NULL.  A file in the team's directory is told from there. */
 void driver_tool_use(const struct driver_host *host, const char *tool, const char *id, const json_t *input);
 /* Tell the log something worth knowing.  `text` and `data` may be NULL. */
 void driver_notice(const struct driver_host *host, const char *kind, const char *text, const json_t *data);

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "actors/muster_snapshots.h"
 #include "schemas/muster_options.h"
@@ -20,6 +22,9 @@
 #define ABORTED                                                                                                        \
     "{\"type\":\"result\",\"subtype\":\"error_during_execution\",\"is_error\":true,\"terminal_reason\":"               \
     "\"aborted_streaming\",\"errors\":[\"x\"],\"session_id\":\"s-1\"}"
+
+/* What entries of the journal say of job 1. */
+#define OF_JOB_1 "message_id=msg_00000000-0000-0000-0000-000000000001 request_id=req-1"
 
 #define ECHO "teams:\n  backend:\n    driver: echo\n"
 #define CLAUDE "teams:\n  backend:\n    driver: claude\n    directory: /tmp\n"
@@ -406,9 +411,36 @@ Test(agent, gives_its_process_only_what_it_may_see)
     cr_assert_not(has_variable(child, "CLAUDECODE"));
     cr_assert_not(has_variable(child, "CLAUDE_CODE_ENTRYPOINT"));
     cr_assert_not(has_variable(child, "UNSET"));
-    snprintf(mark, sizeof(mark), "%s.backend.1", muster_store_epoch(muster_ctx_store(ctx)));
+    snprintf(mark, sizeof(mark), "%s.backend.1", muster_store_mark(muster_ctx_store(ctx)));
     cr_assert_str_eq(fake_child_spec(child)->mark, mark);
     cr_assert_str_eq(fake_child_spec(child)->directory, "/tmp");
+    fake_free(&ctx);
+}
+
+Test(agent, only_the_driver_that_needs_them_gets_the_models_credentials)
+{
+    static const char *const names[] = {
+        "ANTHROPIC_API_KEY=", "ANTHROPIC_AUTH_TOKEN=",    "ANTHROPIC_BASE_URL=",      "ANTHROPIC_MODEL=",
+        "CLAUDE_CONFIG_DIR=", "CLAUDE_CODE_OAUTH_TOKEN=", "CLAUDE_CODE_USE_BEDROCK=", "CLAUDE_CODE_USE_VERTEX="};
+    size_t count = sizeof(names) / sizeof(names[0]), i;
+    struct muster_ctx *ctx;
+    char name[64];
+
+    for (i = 0; i < count; i++) {
+        snprintf(name, sizeof(name), "%.*s", (int)strlen(names[i]) - 1, names[i]);
+        setenv(name, "of the daemon", 1);
+    }
+    ctx = start(CLAUDE "    env: {ANTHROPIC_MODEL: of the team}\n");
+    run(ctx, 1, "x");
+    for (i = 0; i < count; i++)
+        cr_assert(has_variable(fake_child_at(ctx, 0), names[i]), "%s", names[i]);
+    cr_assert(has_variable(fake_child_at(ctx, 0), "ANTHROPIC_MODEL=of the team"));
+    fake_free(&ctx);
+    ctx = start("teams:\n  backend:\n    driver: command\n    directory: /tmp\n    command: [env]\n");
+    run(ctx, 1, "x");
+    cr_assert(has_variable(fake_child_at(ctx, 0), "PATH="));
+    for (i = 0; i < count; i++)
+        cr_assert_not(has_variable(fake_child_at(ctx, 0), names[i]), "%s", names[i]);
     fake_free(&ctx);
 }
 
@@ -523,8 +555,10 @@ Test(agent, a_crash_fails_the_attempt_with_the_last_words)
     got = report_of(ctx, 1, job_state_FAILED, MUSTER_PROCESS_ERROR);
     cr_assert_str_eq(got->message, "claude exited with status 1: out of memory");
     cr_assert_str_eq(got->session, "s-1");
+    cr_assert_not(got->final);
     cr_assert(fake_child_freed(child));
     cr_assert_eq(fake_said(ctx, "agent-crash"), 1);
+    cr_assert(fake_said_text(ctx, OF_JOB_1));
     fake_free(&ctx);
 }
 
@@ -554,7 +588,12 @@ Test(agent, a_program_that_is_missing_fails_each_attempt)
     got = report_of(ctx, 1, job_state_FAILED, MUSTER_PROCESS_ERROR);
     cr_assert_str_eq(got->message, "claude: no such program in PATH");
     cr_assert_str_eq(got->session, "s-3");
+    cr_assert(got->final);
     cr_assert_eq(fake_said(ctx, "agent-missing"), 1);
+    cr_assert(fake_said_text(ctx, OF_JOB_1));
+    fake_child_refuse(ctx, MUSTER_PROCESS_ERROR, "no room for another process");
+    run(ctx, 3, "x");
+    cr_assert_not(report_of(ctx, 3, job_state_FAILED, MUSTER_PROCESS_ERROR)->final);
     run(ctx, 2, "now it is there");
     cr_assert_eq(fake_child_count(ctx), 1);
     fake_free(&ctx);
@@ -675,8 +714,85 @@ Test(agent, a_denied_tool_is_in_the_journal)
                     "{\"type\":\"control_request\",\"request_id\":\"1\",\"request\":{\"subtype\":\"can_use_tool\","
                     "\"tool_name\":\"Bash\",\"input\":{\"command\":\"rm x\"}}}");
     cr_assert_eq(fake_said(ctx, "agent-permission-denied"), 1);
+    cr_assert(fake_said_text(ctx, "tool=Bash rule= " OF_JOB_1));
     cr_assert_not_null(strstr(fake_child_input(child), "\"deny\""));
     fake_free(&ctx);
+}
+
+#define TOOL_USE(id, tool, file)                                                                                       \
+    "{\"type\":\"assistant\",\"message\":{\"id\":\"m-" id "\",\"content\":[{\"type\":\"tool_use\",\"id\":\"" id        \
+    "\",\"name\":\"" tool "\",\"input\":{\"file_path\":\"" file "\"}}]}}"
+
+Test(agent, a_denied_tool_is_not_among_those_used)
+{
+    struct muster_ctx *ctx = start(CLAUDE "    permissions: {deny: ['Read(*.env)']}\n");
+    struct muster_child *child = begun(ctx);
+    const struct queue_report *got;
+
+    fake_child_line(child, TOOL_USE("t1", "Read", "/tmp/.env"));
+    fake_child_line(child,
+                    "{\"type\":\"control_request\",\"request_id\":\"1\",\"request\":{\"subtype\":\"hook_callback\","
+                    "\"callback_id\":\"deny\",\"input\":{\"tool_name\":\"Read\",\"tool_input\":{\"file_path\":"
+                    "\"/tmp/.env\"},\"tool_use_id\":\"t1\"}}}");
+    fake_child_line(child, TOOL_USE("t2", "Grep", "/tmp/src/a.c"));
+    fake_child_line(child, TOOL_USE("t3", "Edit", "/etc/motd"));
+    fake_child_line(child,
+                    "{\"type\":\"user\",\"message\":{\"content\":[{\"type\":\"tool_result\",\"tool_use_id\":\"t3\","
+                    "\"content\":\"done\"}]}}");
+    fake_child_line(child, RESULT);
+    got = report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    cr_assert_eq(got->tools.count, 2);
+    cr_assert_str_eq(got->tools.items[0], "Edit");
+    cr_assert_str_eq(got->tools.items[1], "Grep");
+    cr_assert_eq(got->files.count, 2);
+    cr_assert_str_eq(got->files.items[0], "/etc/motd");
+    cr_assert_str_eq(got->files.items[1], "src/a.c");
+    fake_free(&ctx);
+}
+
+Test(agent, more_tools_at_once_than_are_watched_are_all_used)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child = begun(ctx);
+    const struct queue_report *got;
+    char text[512];
+    int i;
+
+    for (i = 0; i < 200; i++) {
+        snprintf(text, sizeof(text), TOOL_USE("t%d", "Tool%d", "f"), i, i, i);
+        fake_child_line(child, text);
+    }
+    fake_child_line(child, RESULT);
+    got = report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    cr_assert_eq(got->tools.count, 200);
+    cr_assert_eq(got->files.count, 1);
+    fake_free(&ctx);
+}
+
+Test(agent, files_are_told_from_the_resolved_directory)
+{
+    struct muster_ctx *ctx;
+    struct muster_child *child;
+    char folder[] = "/tmp/muster-agent-XXXXXX", real[64], link[64], yaml[256], text[512];
+    const struct queue_report *got;
+
+    cr_assert_not_null(mkdtemp(folder));
+    snprintf(real, sizeof(real), "%s/real", folder);
+    snprintf(link, sizeof(link), "%s/link", folder);
+    cr_assert_eq(mkdir(real, 0700), 0);
+    cr_assert_eq(symlink(real, link), 0);
+    snprintf(yaml, sizeof(yaml), "teams:\n  backend:\n    driver: claude\n    directory: %s\n", link);
+    ctx = start(yaml);
+    child = begun(ctx);
+    snprintf(text, sizeof(text), TOOL_USE("t1", "Read", "%s/src/a.c"), real);
+    fake_child_line(child, text);
+    fake_child_line(child, RESULT);
+    got = report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    cr_assert_str_eq(got->files.items[0], "src/a.c");
+    fake_free(&ctx);
+    unlink(link);
+    rmdir(real);
+    rmdir(folder);
 }
 
 Test(agent, says_what_its_processes_do)
@@ -756,16 +872,22 @@ Test(agent, a_command_may_take_the_prompt_as_argument)
 Test(agent, a_command_that_fails_is_a_process_error)
 {
     struct muster_ctx *ctx = start(COMMAND "[/bin/false]\n");
+    const struct queue_report *got;
 
     run(ctx, 1, "x");
     fake_child_words(fake_child_at(ctx, 0), "no such option");
     fake_child_exit(fake_child_at(ctx, 0), 2 << 8);
-    cr_assert_str_eq(report_of(ctx, 1, job_state_FAILED, MUSTER_PROCESS_ERROR)->message,
-                     "false exited with status 2: no such option");
+    got = report_of(ctx, 1, job_state_FAILED, MUSTER_PROCESS_ERROR);
+    cr_assert_str_eq(got->message, "false exited with status 2: no such option");
+    cr_assert(got->final, "it may have done something already");
     run(ctx, 2, "x");
     fake_child_exit(fake_child_at(ctx, 1), SIGSEGV);
-    cr_assert_str_eq(report_of(ctx, 2, job_state_FAILED, MUSTER_PROCESS_ERROR)->message,
-                     "false was ended by signal 11");
+    got = report_of(ctx, 2, job_state_FAILED, MUSTER_PROCESS_ERROR);
+    cr_assert_str_eq(got->message, "false was ended by signal 11");
+    cr_assert_not(got->final);
+    run(ctx, 3, "x");
+    fake_child_exit(fake_child_at(ctx, 2), (128 + SIGTERM) << 8);
+    cr_assert_not(report_of(ctx, 3, job_state_FAILED, MUSTER_PROCESS_ERROR)->final, "so a shell tells a signal");
     fake_free(&ctx);
 }
 

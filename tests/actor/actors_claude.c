@@ -176,6 +176,33 @@ Test(claude, a_prompt_that_is_not_read_breaks_the_process)
     fake_host_free(fake);
 }
 
+Test(claude, a_process_that_cannot_be_started_like_this_is_not_started_again)
+{
+    static const struct {
+        int status;
+        const char *words;
+        bool final;
+    } ends[] = {{1 << 8, "error: unknown option '--x'\n", true},
+                {1 << 8, " \n", false},
+                {2 << 8, "out of space", false},
+                {9, "killed", false},
+                {1 << 8, "No conversation found with session ID: s-9", false}};
+    struct fake_host *fake;
+    size_t i;
+
+    for (i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+        fake = fake_host_new(&driver_claude);
+        driver_claude.started(fake->driver);
+        driver_claude.exited(fake->driver, ends[i].status, ends[i].words);
+        cr_assert_eq(fake->done[0].outcome.final, ends[i].final, "%s", ends[i].words);
+        fake_host_free(fake);
+    }
+    fake = in_turn();
+    driver_claude.exited(fake->driver, 1 << 8, "it was ready before");
+    cr_assert_not(fake->done[0].outcome.final);
+    fake_host_free(fake);
+}
+
 Test(claude, an_exit_is_told_with_the_last_words)
 {
     struct fake_host *fake = in_turn();
@@ -226,13 +253,59 @@ Test(claude, tools_and_their_results_are_told_once)
     struct fake_host *fake = play("d-tools", NULL);
 
     cr_assert_eq(fake_host_events(fake, &job_tool_use_type, "\"tool\":\"Read\""), 4);
-    cr_assert_eq(fake_host_events(fake, &job_tool_use_type, "\"file\":\"/work-dir/work/nope.txt\""), 1);
+    cr_assert_eq(fake_host_events(fake, &job_tool_use_type, "\"file\":\"nope.txt\""), 1);
     cr_assert_eq(fake_host_events(fake, &job_tool_use_type, "NoSuchTool"), 1);
     cr_assert_eq(fake_host_events(fake, &job_tool_use_type, ""), fake_host_events(fake, &job_tool_result_type, ""));
     cr_assert_eq(fake_host_events(fake, &job_tool_result_type, "\"failed\":true"), 4);
     cr_assert_eq(fake_host_events(fake, &job_tool_result_type, "No such tool available: NoSuchTool"), 1);
     cr_assert_eq(fake->busy_tools, 0);
     cr_assert_geq(fake->busy_most, 1);
+    fake_host_free(fake);
+}
+
+Test(claude, files_in_the_directory_are_told_from_there)
+{
+    static const struct {
+        const char *file, *told;
+    } files[] = {{"/work-dir/work/src/a.c", "src/a.c"},
+                 {"/mnt/real/src/a.c", "src/a.c"},
+                 {"/work-dir/work//a.c", "a.c"},
+                 {"/work-dir/worker/a.c", "/work-dir/worker/a.c"},
+                 {"/work-dir/work/../a", "/work-dir/work/../a"},
+                 {"/work-dir/work/", "/work-dir/work/"},
+                 {"src/a.c", "src/a.c"}};
+    struct fake_host *fake = in_turn();
+    char text[512];
+    size_t i;
+
+    fake->host.directory = "/mnt/real";
+    for (i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        snprintf(text, sizeof(text),
+                 "{\"type\":\"assistant\",\"message\":{\"id\":\"m\",\"content\":[{\"type\":\"tool_use\",\"id\":\"%zu\","
+                 "\"name\":\"Read\",\"input\":{\"file_path\":\"%s\"}}]}}",
+                 i, files[i].file);
+        line(fake, text);
+        snprintf(text, sizeof(text), "\"id\":\"%zu\",\"file\":\"%s\"", i, files[i].told);
+        cr_assert_eq(fake_host_events(fake, &job_tool_use_type, text), 1, "%s", files[i].file);
+    }
+    fake_host_free(fake);
+}
+
+Test(claude, the_cost_of_a_turn_has_no_more_digits_than_it_should)
+{
+    static const char *const totals[] = {"0.1", "0.3", "0.318089999999999995"};
+    static const double costs[] = {0.1, 0.2, 0.01809};
+    struct fake_host *fake = ready();
+    char text[256];
+    size_t i;
+
+    for (i = 0; i < 3; i++) {
+        fake_host_begin(fake, "x", 1);
+        snprintf(text, sizeof(text), "{\"type\":\"result\",\"is_error\":false,\"result\":\"x\",\"total_cost_usd\":%s}",
+                 totals[i]);
+        line(fake, text);
+        cr_assert_eq(fake->done[i].outcome.usage.cost_usd, costs[i], "%.17g", fake->done[i].outcome.usage.cost_usd);
+    }
     fake_host_free(fake);
 }
 
@@ -386,13 +459,129 @@ Test(claude, a_slash_command_changes_the_session)
     fake_host_free(fake);
 }
 
-Test(claude, a_cut_stream_is_followed_by_the_whole_text)
-{
-    struct fake_host *fake = play("g-api-midstream-cut", NULL);
+/* ---- a stream of the model that breaks ------------------------------------------------------------------------------
+ */
 
-    cr_assert_eq(fake->done[0].outcome.err, MUSTER_OK);
-    cr_assert_str_eq(fake->done[0].text, "c0 c1 c2 ");
-    cr_assert_str_eq(fake->chunks.data, "c0 c0 c1 c2 ");
+static size_t
+drops(const struct fake_host *fake)
+{
+    return fake_host_events(fake, &job_notice_type, "\"kind\":\"preview_dropped\"");
+}
+
+Test(claude, what_was_streamed_before_a_break_is_not_given_twice)
+{
+    static const char *const names[] = {"g-api-midstream-cut", "g-api-midstream-error"};
+    struct fake_host *fake;
+    size_t i;
+
+    for (i = 0; i < 2; i++) {
+        fake = play(names[i], NULL);
+        cr_assert_eq(fake->done[0].outcome.err, MUSTER_OK);
+        cr_assert_str_eq(fake->chunks.data, fake->done[0].text, "%s", names[i]);
+        cr_assert_gt(fake->chunk_count, 0);
+        cr_assert_eq(drops(fake), 0);
+        fake_host_free(fake);
+    }
+}
+
+Test(claude, the_text_of_a_broken_stream_without_an_answer_stays)
+{
+    struct fake_host *fake = play("g-api-cut-nofallback", NULL);
+
+    cr_assert_eq(fake->done[0].outcome.err, MUSTER_MODEL_ERROR);
+    cr_assert_str_eq(fake->chunks.data, "c0 c1 ");
+    cr_assert_eq(drops(fake), 0);
+    fake_host_free(fake);
+}
+
+static void
+delta(struct fake_host *fake, const char *text)
+{
+    char event[512];
+
+    snprintf(event, sizeof(event),
+             "{\"type\":\"stream_event\",\"event\":{\"type\":\"content_block_delta\",\"delta\":{\"type\":"
+             "\"text_delta\",\"text\":\"%s\"}}}",
+             text);
+    line(fake, event);
+}
+
+static void
+message_start(struct fake_host *fake, const char *id)
+{
+    char event[256];
+
+    snprintf(event, sizeof(event),
+             "{\"type\":\"stream_event\",\"event\":{\"type\":\"message_start\",\"message\":{\"id\":\"%s\"}}}", id);
+    line(fake, event);
+}
+
+static void
+assistant(struct fake_host *fake, const char *id, const char *text)
+{
+    char whole[512];
+
+    snprintf(whole, sizeof(whole),
+             "{\"type\":\"assistant\",\"message\":{\"id\":\"%s\",\"content\":[{\"type\":\"text\",\"text\":\"%s\"}]}}",
+             id, text);
+    line(fake, whole);
+}
+
+/* A turn in which the stream of message A broke behind "one two ". */
+static struct fake_host *
+broken_stream(void)
+{
+    struct fake_host *fake = in_turn();
+
+    message_start(fake, "A");
+    delta(fake, "one ");
+    delta(fake, "two ");
+    return fake;
+}
+
+Test(claude, an_answer_that_begins_anew_is_given_whole_behind_a_notice)
+{
+    struct fake_host *fake = broken_stream();
+
+    assistant(fake, "B", "one TWO three");
+    cr_assert_eq(drops(fake), 1);
+    cr_assert_str_eq(fake->chunks.data, "one two one TWO three");
+    message_start(fake, "C");
+    delta(fake, "next");
+    assistant(fake, "C", "next");
+    cr_assert_eq(drops(fake), 1);
+    cr_assert_str_eq(fake->chunks.data, "one two one TWO threenext");
+    fake_host_free(fake);
+}
+
+Test(claude, an_answer_told_anew_in_several_blocks_is_followed)
+{
+    struct fake_host *fake = broken_stream();
+
+    assistant(fake, "B", "one ");
+    assistant(fake, "B", "two three");
+    assistant(fake, "B", " four");
+    cr_assert_eq(drops(fake), 0);
+    cr_assert_str_eq(fake->chunks.data, "one two three four");
+    fake_host_free(fake);
+    fake = broken_stream();
+    assistant(fake, "B", "one ");
+    assistant(fake, "B", "2");
+    cr_assert_eq(drops(fake), 1);
+    cr_assert_str_eq(fake->chunks.data, "one two one 2");
+    fake_host_free(fake);
+}
+
+Test(claude, an_answer_told_anew_may_be_shorter)
+{
+    struct fake_host *fake = broken_stream();
+
+    assistant(fake, "B", "one");
+    cr_assert_eq(drops(fake), 0);
+    line(fake, "{\"type\":\"result\",\"is_error\":false,\"result\":\"one\"}");
+    cr_assert_eq(drops(fake), 1);
+    cr_assert_str_eq(fake->chunks.data, "one two one");
+    cr_assert_eq(fake->done_count, 1);
     fake_host_free(fake);
 }
 
@@ -531,6 +720,142 @@ Test(claude, other_requests_of_the_agent_are_refused)
     cr_assert_not_null(strstr(fake->input.data, "{\"subtype\":\"error\",\"request_id\":\"a8e0fb67-42df-4ab9-961b-"
                                                 "c669f50a48ef\",\"error\":\"Unsupported control request subtype: "
                                                 "hook_callback\"}"));
+    fake_host_free(fake);
+}
+
+#define HOOK(id, tool, input)                                                                                          \
+    "{\"type\":\"control_request\",\"request_id\":\"h-" id                                                             \
+    "\",\"request\":{\"subtype\":\"hook_callback\",\"callback_id\":"                                                   \
+    "\"deny\",\"input\":{\"hook_event_name\":\"PreToolUse\",\"tool_name\":\"" tool "\",\"tool_input\":" input          \
+    ",\"tool_use_id\":\"" id "\"}}}"
+#define CAN_USE(id, tool, input)                                                                                       \
+    "{\"type\":\"control_request\",\"request_id\":\"c-" id                                                             \
+    "\",\"request\":{\"subtype\":\"can_use_tool\",\"tool_name\":"                                                      \
+    "\"" tool "\",\"input\":" input ",\"tool_use_id\":\"" id "\"}}"
+#define NO_DECISION(id)                                                                                                \
+    "{\"type\":\"control_response\",\"response\":{\"subtype\":\"success\",\"request_id\":\"h-" id                      \
+    "\",\"response\":{}}}\n"
+
+/* In a turn of a team with deny rules. */
+static struct fake_host *
+with_denials(void)
+{
+    static const char *const deny[] = {"Read(*.env)", "Bash(cat *)", "Edit(keys/*)"};
+    struct fake_host *fake = in_turn();
+
+    fake->permissions.deny = (struct muster_strs){deny, 3};
+    return fake;
+}
+
+Test(claude, asks_to_see_every_use_of_a_tool_only_when_something_is_denied)
+{
+    static const char *const deny[] = {"Read(*.env)"};
+    struct fake_host *fake = fake_host_new(&driver_claude);
+
+    fake->permissions.allow = (struct muster_strs){deny, 1};
+    driver_claude.started(fake->driver);
+    cr_assert_null(strstr(fake->input.data, "hooks"));
+    fake_host_forget(fake);
+    fake->permissions.deny = (struct muster_strs){deny, 1};
+    driver_claude.started(fake->driver);
+    cr_assert_not_null(strstr(fake->input.data, "\"request\":{\"subtype\":\"initialize\",\"hooks\":{\"PreToolUse\":[{"
+                                                "\"hookCallbackIds\":[\"deny\"],\"timeout\":3600}]}}}"));
+    fake_host_free(fake);
+}
+
+Test(claude, a_deny_rule_stops_what_the_agent_would_not_ask_about)
+{
+    struct fake_host *fake = with_denials();
+
+    line(fake, HOOK("1", "Read", "{\"file_path\":\"/work-dir/work/.env\"}"));
+    cr_assert_not_null(strstr(fake->input.data,
+                              "\"request_id\":\"h-1\",\"response\":{\"hookSpecificOutput\":{\"hookEventName\":"
+                              "\"PreToolUse\",\"permissionDecision\":\"deny\",\"permissionDecisionReason\":\"The rule "
+                              "Read(*.env) does not allow this. Go on without it.\"}}"));
+    line(fake, HOOK("2", "Bash", "{\"command\":\"ls; cat .env\"}"));
+    cr_assert_eq(fake_host_events(fake, &job_permission_type, "\"denied\""), 2);
+    cr_assert_eq(fake_host_events(fake, &job_permission_type, "\"rule\":\"Bash(cat *)\""), 1);
+    cr_assert_str_eq(fake->denied.data, "1 2 ");
+    fake_host_free(fake);
+}
+
+Test(claude, what_no_deny_rule_names_takes_the_agents_own_way)
+{
+    struct fake_host *fake = with_denials();
+
+    line(fake, HOOK("1", "Read", "{\"file_path\":\"/work-dir/work/a.c\"}"));
+    cr_assert_not_null(strstr(fake->input.data, NO_DECISION("1")));
+    line(fake, HOOK("2", "Write", "{\"file_path\":\"a.c\"}"));
+    cr_assert_eq(fake->event_count, 0, "nothing was decided");
+    line(fake, CAN_USE("2", "Write", "{\"file_path\":\"a.c\"}"));
+    cr_assert_eq(fake_host_events(fake, &job_permission_type, "\"denied\""), 1, "no rule allows it");
+    cr_assert_str_eq(fake->denied.data, "2 ");
+    fake_host_free(fake);
+}
+
+Test(claude, a_use_that_is_denied_twice_is_told_once)
+{
+    struct fake_host *fake = with_denials();
+
+    line(fake, HOOK("1", "Bash", "{\"command\":\"cat x\"}"));
+    line(fake, CAN_USE("1", "Bash", "{\"command\":\"cat x\"}"));
+    cr_assert_eq(fake->event_count, 1);
+    cr_assert_not_null(strstr(fake->input.data, "\"behavior\":\"deny\""));
+    line(fake, HOOK("2", "Bash", "{\"command\":\"cat x\"}"));
+    cr_assert_eq(fake->event_count, 2);
+    fake_host_free(fake);
+}
+
+Test(claude, a_use_that_is_told_after_its_denial_does_not_count_either)
+{
+    struct fake_host *fake = with_denials();
+
+    line(fake, HOOK("1", "Bash", "{\"command\":\"cat x\"}"));
+    line(fake,
+         "{\"type\":\"assistant\",\"message\":{\"id\":\"m\",\"content\":[{\"type\":\"tool_use\",\"id\":\"1\",\"name\":"
+         "\"Bash\",\"input\":{\"command\":\"cat x\"}}]}}");
+    cr_assert_str_eq(fake->denied.data, "1 1 ");
+    fake_host_free(fake);
+}
+
+Test(claude, in_doubt_a_use_is_stopped_where_something_is_denied)
+{
+    struct fake_host *fake = with_denials();
+
+    line(fake, HOOK("1", "Bash", "{\"command\":\"ca\\u0000t x\"}"));
+    cr_assert_not_null(strstr(fake->input.data, "\"permissionDecision\":\"deny\""));
+    muster_buf_clear(&fake->input);
+    line(fake, "{\"type\":\"control_request\",\"request_id\":\"2\",\"request\":{\"subtype\":\"hook_callback\","
+               "\"callback_id\":\"deny\"}}");
+    cr_assert_not_null(strstr(fake->input.data, "\"permissionDecision\":\"deny\""));
+    fake_host_free(fake);
+}
+
+Test(claude, a_rule_holds_for_both_names_of_the_directory)
+{
+    struct fake_host *fake = with_denials();
+
+    fake->host.directory = "/mnt/real";
+    line(fake, HOOK("1", "Edit", "{\"file_path\":\"/mnt/real/keys/a\"}"));
+    line(fake, HOOK("2", "Edit", "{\"file_path\":\"/work-dir/work/keys/a\"}"));
+    line(fake, HOOK("3", "Edit", "{\"file_path\":\"/elsewhere/keys/a\"}"));
+    cr_assert_eq(fake_host_events(fake, &job_permission_type, "\"rule\":\"Edit(keys/*)\""), 2);
+    cr_assert_str_eq(fake->denied.data, "1 2 ");
+    fake_host_free(fake);
+}
+
+Test(claude, an_allow_rule_holds_for_both_names_of_the_directory)
+{
+    static const char *const allow[] = {"Edit(src/*)"};
+    struct fake_host *fake = with_denials();
+
+    fake->permissions.allow = (struct muster_strs){allow, 1};
+    fake->host.directory = "/mnt/real";
+    line(fake, CAN_USE("1", "Edit", "{\"file_path\":\"/mnt/real/src/a\"}"));
+    line(fake, CAN_USE("2", "Edit", "{\"file_path\":\"/work-dir/work/src/a\"}"));
+    cr_assert_eq(fake_host_events(fake, &job_permission_type, "\"allowed\""), 2);
+    line(fake, CAN_USE("3", "Edit", "{\"file_path\":\"/elsewhere/src/a\"}"));
+    cr_assert_eq(fake_host_events(fake, &job_permission_type, "\"denied\""), 1);
     fake_host_free(fake);
 }
 

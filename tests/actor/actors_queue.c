@@ -316,6 +316,95 @@ Test(queue, what_cannot_be_retried_is_final_at_once)
     fake_free(&ctx);
 }
 
+Test(queue, what_an_agent_calls_final_is_not_tried_again)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    struct queue_report final = {
+        .attempt = 1, .state = job_state_FAILED, .code = "PROCESS_ERROR", .message = "status 3", .final = true};
+
+    agent_ready(ctx, "backend", 1);
+    final.job = submit_ok(ctx, "backend", job_priority_NORMAL);
+    fake_call(ctx, "", 0, &queue_report_type, &final);
+    fake_commit_all(ctx);
+    cr_assert_eq(stored(ctx, &final.job)->state, job_state_FAILED);
+    cr_assert_str_eq(stored(ctx, &final.job)->error, "PROCESS_ERROR");
+    fake_free(&ctx);
+}
+
+/* Is there an entry with these facts? */
+static bool
+said_of(struct muster_ctx *ctx, const struct muster_id *job, const char *before, const char *after)
+{
+    char id[MUSTER_ID_TEXT], text[512];
+
+    muster_id_text(job, id);
+    snprintf(text, sizeof text, "%s message_id=msg_%s %s", before, id, after);
+    return fake_said_text(ctx, text);
+}
+
+/* As submit_ok, from somebody, in a request. */
+static struct muster_id
+submit_from(struct muster_ctx *ctx, const char *team)
+{
+    struct muster_envelope envelope = {.reply_to = "caller/1", .trace = "req-q", .principal = {.name = "tester"}};
+    struct job job = job_for(team, job_priority_NORMAL);
+    struct queue_submit body = {.job = &job};
+
+    cr_assert_eq(fake_deliver(ctx, &envelope, &queue_submit_type, &body), MUSTER_OK);
+    fake_commit_all(ctx);
+    return job.id;
+}
+
+Test(queue, the_journal_names_each_end_and_each_retry)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    struct muster_id good, bad, never;
+
+    agent_ready(ctx, "backend", 1);
+    good = submit_from(ctx, "backend");
+    fake_advance(ctx, 250);
+    report(ctx, &good, 1, job_state_COMPLETED, NULL);
+    cr_assert_eq(fake_said(ctx, "job-ended"), 0, "not before it is on disk");
+    fake_commit_all(ctx);
+    cr_assert_eq(fake_said(ctx, "job-ended"), 1);
+    cr_assert(said_of(ctx, &good, "info A job has ended. team=backend",
+                      "state=completed attempts=1 duration_ms=250 request_id=req-q from=tester"));
+    bad = submit_from(ctx, "backend");
+    report(ctx, &bad, 1, job_state_FAILED, "MODEL_OVERLOADED");
+    cr_assert_eq(fake_said(ctx, "job-retrying"), 1);
+    cr_assert(said_of(ctx, &bad, "info An attempt failed; another follows. team=backend",
+                      "code=MODEL_OVERLOADED attempt=1 delay_ms="));
+    fake_advance(ctx, 2000);
+    report(ctx, &bad, 2, job_state_FAILED, "MODEL_AUTH");
+    fake_commit_all(ctx);
+    cr_assert(said_of(ctx, &bad, "warning A job has ended. team=backend", "state=failed attempts=2 duration_ms="));
+    cr_assert(fake_said_text(ctx, "from=tester code=MODEL_AUTH"));
+    never = submit_from(ctx, "frontend");
+    fake_call(ctx, "", 0, &queue_cancel_type, &(struct queue_cancel){.job = never});
+    fake_commit_all(ctx);
+    cr_assert(said_of(ctx, &never, "info A job has ended. team=frontend", "state=cancelled attempts=0 duration_ms=0"));
+    fake_free(&ctx);
+}
+
+Test(queue, the_cost_of_all_attempts_has_no_more_digits_than_it_should)
+{
+    static const double costs[] = {0.1, 0.2, 0.01809};
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    struct usage usage = {0};
+    struct queue_report body = {.state = job_state_FAILED, .code = "PROCESS_ERROR", .usage = &usage};
+
+    agent_ready(ctx, "backend", 1);
+    body.job = submit_ok(ctx, "backend", job_priority_NORMAL);
+    for (body.attempt = 1; body.attempt <= 3; body.attempt++) {
+        usage.cost_usd = costs[body.attempt - 1];
+        fake_call(ctx, "", 0, &queue_report_type, &body);
+        fake_commit_all(ctx);
+        fake_advance(ctx, 20000);
+    }
+    cr_assert_eq(stored(ctx, &body.job)->usage->cost_usd, 0.31809, "%.17g", stored(ctx, &body.job)->usage->cost_usd);
+    fake_free(&ctx);
+}
+
 Test(queue, an_attempt_over_its_limit_is_not_repeated)
 {
     struct muster_ctx *ctx = queue_with(TEAMS);
@@ -454,19 +543,144 @@ Test(queue, an_agent_that_restarts_gets_its_jobs_again)
     fake_free(&ctx);
 }
 
-Test(queue, an_attempt_nobody_reports_is_given_up)
+/* A job in its second attempt, in session s-1, whose first failed. */
+static struct muster_id
+second_attempt(struct muster_ctx *ctx)
 {
-    struct muster_ctx *ctx = queue_with(TEAMS);
     struct muster_id id;
 
     agent_ready(ctx, "backend", 1);
     id = submit_ok(ctx, "backend", job_priority_NORMAL);
-    fake_forget(ctx);
-    fake_advance(ctx, 60000 + 61000 + 3000);
+    report(ctx, &id, 1, job_state_FAILED, "PROCESS_ERROR");
     fake_commit_all(ctx);
-    cr_assert_eq(started(ctx)->attempt, 2);
+    fake_advance(ctx, 2000);
+    fake_forget(ctx);
+    return id;
+}
+
+Test(queue, an_overdue_attempt_is_dropped_by_its_agent_before_the_next_begins)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    struct muster_id id = second_attempt(ctx);
+    const struct agent_run *run;
+
+    fake_advance(ctx, 60000 + 60000 + 30000 + 1000); /* limit, grace, six steps of stop_timeout */
+    cr_assert_eq(((const struct agent_cancel *)fake_take_type(ctx, &agent_cancel_type)->body)->attempt, 2);
+    cr_assert_null(started(ctx), "not while the agent may still run the old one");
+    report(ctx, &id, 2, job_state_CANCELLED, NULL);
+    fake_commit_all(ctx);
+    cr_assert_eq(stored(ctx, &id)->state, job_state_RETRYING);
+    fake_advance(ctx, 5000);
+    run = started(ctx);
+    cr_assert_eq(run->attempt, 3);
+    cr_assert_str_eq(run->session, "s-1");
+    fake_free(&ctx);
+}
+
+Test(queue, an_attempt_nobody_reports_is_lost_at_last)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    struct muster_id id = second_attempt(ctx);
+    const struct agent_run *run;
+
+    fake_advance(ctx, 60000 + 2 * 90000 + 8000);
+    run = started(ctx);
+    cr_assert_eq(run->attempt, 3);
+    cr_assert_str_eq(run->session, "s-1", "the session outlives the attempt");
     cr_assert(fake_said(ctx, "report-missing"));
     (void)id;
+    fake_free(&ctx);
+}
+
+Test(queue, numbers_an_agent_makes_up_do_not_keep_a_job_from_its_end)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    struct usage usage = {.input_tokens = INT64_MAX, .output_tokens = INT64_MAX};
+    struct queue_report body = {.attempt = 1, .state = job_state_FAILED, .code = "PROCESS_ERROR", .usage = &usage};
+
+    agent_ready(ctx, "backend", 1);
+    body.job = submit_ok(ctx, "backend", job_priority_NORMAL);
+    fake_call(ctx, "", 0, &queue_report_type, &body);
+    fake_commit_all(ctx);
+    fake_advance(ctx, 2000);
+    body.attempt = 2;
+    body.state = job_state_COMPLETED;
+    fake_call(ctx, "", 0, &queue_report_type, &body);
+    fake_commit_all(ctx);
+    cr_assert_eq(stored(ctx, &body.job)->state, job_state_COMPLETED);
+    cr_assert_eq(stored(ctx, &body.job)->usage->input_tokens, INT64_MAX);
+    fake_free(&ctx);
+}
+
+Test(queue, a_failure_that_is_final_is_not_repeated)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    struct queue_report body = {.attempt = 1, .state = job_state_FAILED, .code = "PROCESS_ERROR", .final = true};
+
+    agent_ready(ctx, "backend", 1);
+    body.job = submit_ok(ctx, "backend", job_priority_NORMAL);
+    fake_call(ctx, "", 0, &queue_report_type, &body);
+    fake_commit_all(ctx);
+    cr_assert_eq(stored(ctx, &body.job)->state, job_state_FAILED);
+    fake_free(&ctx);
+}
+
+Test(queue, an_agent_killed_while_the_daemon_stops_is_no_failure)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    struct queue_drain wait = {.now = false};
+    struct muster_id id;
+
+    agent_ready(ctx, "backend", 1);
+    id = submit_ok(ctx, "backend", job_priority_NORMAL);
+    fake_call(ctx, "hub", 1, &queue_drain_type, &wait);
+    report(ctx, &id, 1, job_state_FAILED, "PROCESS_ERROR");
+    fake_commit_all(ctx);
+    cr_assert_eq(stored(ctx, &id)->state, job_state_PARKED);
+    cr_assert_eq(stored(ctx, &id)->failures, 0);
+    cr_assert_not_null(fake_take_to(ctx, "hub"));
+    fake_free(&ctx);
+}
+
+Test(queue, readers_are_told_that_a_restart_repeats_an_attempt)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    const struct log_append *append;
+
+    agent_ready(ctx, "backend", 1);
+    submit_ok(ctx, "backend", job_priority_NORMAL);
+    submit_ok(ctx, "backend", job_priority_NORMAL);
+    fake_forget(ctx);
+    fake_restart(ctx);
+    append = fake_take_to(ctx, MUSTER_LOG)->body;
+    cr_assert_str_eq(append->entries.items[0].type, "job.retrying");
+    cr_assert_null(fake_take_to(ctx, MUSTER_LOG), "the job that had only waited has nothing to repeat");
+    fake_free(&ctx);
+}
+
+Test(queue, a_full_agent_is_tried_again)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+
+    agent_ready(ctx, "backend", 1);
+    fake_refuse(ctx, "agent/backend", MUSTER_OVERLOADED);
+    submit_ok(ctx, "backend", job_priority_NORMAL);
+    cr_assert_null(started(ctx));
+    fake_refuse(ctx, "agent/backend", MUSTER_OK);
+    fake_advance(ctx, 1000);
+    cr_assert_not_null(started(ctx));
+    fake_free(&ctx);
+}
+
+Test(queue, a_clock_set_back_does_not_turn_the_order_round)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    struct muster_id first = submit_ok(ctx, "backend", job_priority_NORMAL);
+
+    fake_set_clock(ctx, FAKE_START_MS - 3600000);
+    submit_ok(ctx, "backend", job_priority_LOW);
+    agent_ready(ctx, "backend", 1);
+    cr_assert(muster_id_equal(&started(ctx)->job, &first));
     fake_free(&ctx);
 }
 

@@ -119,3 +119,17 @@ Test(store, old_jobs_are_swept)
     cr_assert_null(fake_get(ctx, &job_type, &job.id));
     fake_free(&ctx);
 }
+
+Test(store, a_full_actor_is_told_later)
+{
+    struct muster_ctx *ctx = store_new();
+    struct muster_id id = muster_id_new(FAKE_START_MS);
+
+    fake_refuse(ctx, "caller/1", MUSTER_OVERLOADED);
+    cr_assert_eq(send(ctx, id, "job"), MUSTER_OK);
+    cr_assert_null(fake_take_to(ctx, "caller/1"));
+    fake_refuse(ctx, "caller/1", MUSTER_OK);
+    fake_advance(ctx, 10);
+    cr_assert_eq(fake_take_to(ctx, "caller/1")->envelope.id, 5);
+    fake_free(&ctx);
+}

@@ -268,7 +268,9 @@ Test(webhook, last_try_ends_it)
     cr_assert_eq(delivery_of(ctx, &job)->tries, 4);
     cr_assert_eq(fake_next_timer(ctx), -1);
     cr_assert_eq(fake_said(ctx, "callback-failed"), 1);
-    cr_assert_not(fake_said_text(ctx, "example.com"), "an URL may hold a secret");
+    cr_assert_eq(fake_said(ctx, "callback-retrying"), 1, "at the first try only");
+    cr_assert(fake_said_text(ctx, "host=api.example.com"));
+    cr_assert_not(fake_said_text(ctx, "example.com/"), "an URL may hold a secret");
     fake_free(&ctx);
 }
 

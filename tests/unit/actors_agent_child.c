@@ -268,9 +268,12 @@ Test(agent_child, a_program_that_does_not_read_its_input_is_no_failure)
 Test(agent_child, a_program_fails_with_its_last_words)
 {
     struct hub *hub = open_hub(SHELL("echo no good >&2; exit 3"));
+    struct queue_report got;
 
     run(hub, 1, "x");
-    cr_assert_str_eq(fails(hub, 1, MUSTER_PROCESS_ERROR).message, "sh exited with status 3: no good");
+    got = fails(hub, 1, MUSTER_PROCESS_ERROR);
+    cr_assert_str_eq(got.message, "sh exited with status 3: no good");
+    cr_assert(got.final);
     close_hub(hub);
 }
 
@@ -281,7 +284,7 @@ Test(agent_child, a_missing_program_is_told_for_each_attempt)
     run(hub, 1, "x");
     cr_assert_not_null(strstr(fails(hub, 1, MUSTER_PROCESS_ERROR).message, "no-such-program-of-ours"));
     run(hub, 2, "x");
-    fails(hub, 2, MUSTER_PROCESS_ERROR);
+    cr_assert(fails(hub, 2, MUSTER_PROCESS_ERROR).final);
     close_hub(hub);
 }
 
@@ -414,7 +417,21 @@ Test(agent_child, tools_are_asked_for_and_used)
     run(hub, 2, "tool: Write {\"file_path\":\"/tmp/x\"}");
     got = completes(hub, 2, NULL);
     cr_assert_not_null(strstr(got.result, "No rule allows Write"));
-    cr_assert_str_eq(got.files.items[0], "/tmp/x");
+    cr_assert_eq(got.tools.count + got.files.count, 0, "a use that was denied is none");
+    close_hub(hub);
+}
+
+Test(agent_child, what_is_denied_is_denied_where_the_cli_does_not_ask)
+{
+    struct hub *hub = open_hub(FAKE("    permissions: {deny: ['Read(*.env)']}\n"));
+    struct queue_report got;
+
+    run(hub, 1, "tool: Read {\"file_path\":\"a.c\"}");
+    got = completes(hub, 1, "tool said: done");
+    cr_assert_eq(got.files.count, 1);
+    run(hub, 2, "tool: Read {\"file_path\":\".env\"}");
+    got = completes(hub, 2, "tool said: The rule Read(*.env) does not allow this. Go on without it.");
+    cr_assert_eq(got.tools.count + got.files.count, 0);
     close_hub(hub);
 }
 

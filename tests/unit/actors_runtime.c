@@ -232,6 +232,26 @@ Test(runtime, unknown_and_malformed_messages_do_no_harm)
     house_free(house);
 }
 
+Test(runtime, a_request_that_nobody_waits_for_any_more_is_not_carried_out)
+{
+    struct house *house = house_new();
+    struct muster_envelope late = {
+        .id = 1, .reply_to = muster_post_address(house->post), .deadline_ms = 1, .trace = "", .principal.name = ""};
+    struct metrics_read read = {.all = true};
+    struct muster_buf frame = {0};
+    struct metrics_text text;
+    struct failed failed;
+
+    muster_envelope_pack(&late, &metrics_read_type, &read, &frame);
+    cr_assert_eq(muster_post_send(house->post, "probe", &frame), MUSTER_OK);
+    answer(house, &failed_type, &failed);
+    cr_assert_str_eq(failed.code, "TIMEOUT");
+    ask(house, 2, &metrics_read_type, &read);
+    answer(house, &metrics_text_type, &text);
+    cr_assert_str_eq(text.text, "1", "the late one was not counted");
+    house_free(house);
+}
+
 Test(runtime, a_forwarded_request_is_answered_by_the_last_one)
 {
     struct house *house = house_new();

@@ -52,7 +52,7 @@ Test(options, an_empty_file_gives_all_defaults_and_a_team_echo)
     cr_assert_eq(options->auth->keys.count, 0u);
     cr_assert_eq(options->auth->rate_limit->requests, 100);
     cr_assert_eq(options->auth->rate_limit->algorithm, limit_algorithm_SLIDING_WINDOW);
-    cr_assert_gt(options->agents->pass_env.count, 20u);
+    cr_assert_gt(options->agents->pass_env.count, 10u);
     cr_assert_str_eq(options->agents->pass_env.items[0], "PATH");
     cr_assert_eq(options->teams.count, 1u);
     cr_assert_str_eq(options->teams.items[0].name, "echo");
@@ -85,7 +85,7 @@ static const char full[] = "data: /var/lib/muster\n"
                            "  rate_limit: {requests: 0}\n"
                            "  keys:\n"
                            "    - name: ci\n"
-                           "      key: secret\n"
+                           "      key: muster_sk_secret\n"
                            "      teams: [backend]\n"
                            "      rate_limit: {window: 5m}\n"
                            "    - name: hashed\n"
@@ -125,7 +125,7 @@ Test(options, keys_tell_whether_their_rate_was_given)
     const struct auth_options *auth = config.options->auth;
 
     cr_assert_eq(auth->keys.count, 2u);
-    cr_assert_str_eq(auth->keys.items[0].key, "secret");
+    cr_assert_str_eq(auth->keys.items[0].key, "muster_sk_secret");
     cr_assert_eq(auth->keys.items[0].rate_limit->window, 300000);
     cr_assert_eq(auth->keys.items[0].rate_limit->requests, 100);
     cr_assert_null(auth->keys.items[1].rate_limit);
@@ -336,6 +336,13 @@ Test(options, teams_are_checked)
                  "m.yaml:1:26: teams.a.env.A=B: must be the name of an environment variable");
 }
 
+Test(options, teams_are_not_named_like_folders)
+{
+    expect_error("teams:\n  .: {}", "m.yaml:2:6: teams..: must not be named . or .., which clients take out of a path");
+    expect_error("teams:\n  ..: {}",
+                 "m.yaml:2:7: teams...: must not be named . or .., which clients take out of a path");
+}
+
 Test(options, permission_rules_are_checked)
 {
     static const char *const bad[] = {"'Bash('", "'Bash()'", "'Bash(x'", "'(x)'", "''", "'Bash(x)y'", "'Ba sh'"};
@@ -357,12 +364,59 @@ Test(options, keys_are_checked)
                  "m.yaml:1:15: auth.keys[0]: must have exactly one of key and sha256");
     expect_error("auth: {keys: [{name: a, sha256: zz}]}",
                  "m.yaml:1:33: auth.keys[0].sha256: must be 64 hexadecimal digits");
-    expect_error("auth: {keys: [{name: a, key: x, scopes: [teams:all]}]}",
-                 "m.yaml:1:42: auth.keys[0].scopes[0]: is not a known scope; `muster describe scopes` lists them");
-    expect_error("auth: {keys: [{name: a, key: x, teams: [nobody]}]}",
-                 "m.yaml:1:41: auth.keys[0].teams[0]: is not one of the teams");
-    expect_error("auth:\n  keys:\n  - {name: a, key: x}\n  - {name: a, key: y}",
+    expect_error("auth: {keys: [{name: a, key: 0123456789abcdef, scopes: [teams:all]}]}",
+                 "m.yaml:1:57: auth.keys[0].scopes[0]: is not a known scope; `muster describe scopes` lists them");
+    expect_error("auth: {keys: [{name: a, key: 0123456789abcdef, teams: [nobody]}]}",
+                 "m.yaml:1:56: auth.keys[0].teams[0]: is not one of the teams");
+    expect_error("auth:\n  keys:\n  - {name: a, key: 0123456789abcdef}\n  - {name: a, key: 0123456789abcdeg}",
                  "m.yaml:4:12: auth.keys[1].name: is the name of an earlier key");
+}
+
+Test(options, keys_that_could_be_guessed_are_refused)
+{
+    expect_error("auth: {keys: [{name: a, key: 0123456789abcde}]}",
+                 "m.yaml:1:30: auth.keys[0].key: must have at least 16 characters, so that it cannot be guessed");
+}
+
+Test(options, a_key_has_one_name)
+{
+    /* The digest is that of 0123456789abcdef. */
+    expect_error("auth:\n  keys:\n  - {name: a, key: 0123456789abcdef}\n  - {name: b, key: 0123456789abcdef}",
+                 "m.yaml:4:5: auth.keys[1]: is the same key as that of a");
+    expect_error("auth:\n  keys:\n  - {name: a, key: 0123456789abcdef}\n"
+                 "  - {name: b, sha256: 9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f}",
+                 "m.yaml:4:5: auth.keys[1]: is the same key as that of a");
+}
+
+/* ---- addresses ---- */
+
+Test(options, a_port_alone_is_of_this_machine_only)
+{
+    static const struct {
+        const char *text;
+        uint32_t address;
+        int port;
+    } rows[] = {
+        {"3100", 0x7f000001, 3100}, {"*:3100", 0, 3100}, {"0.0.0.0:3100", 0, 3100}, {"10.1.2.3:0", 0x0a010203, 0}};
+    struct muster_listen listen;
+    size_t i;
+
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        cr_assert_eq(muster_listen_parse(rows[i].text, &listen, NULL), MUSTER_OK, "%s", rows[i].text);
+        cr_expect_eq(listen.address, rows[i].address, "%s", rows[i].text);
+        cr_expect_eq(listen.port, rows[i].port, "%s", rows[i].text);
+    }
+}
+
+Test(options, addresses_given_twice_are_refused)
+{
+    struct muster_config config;
+
+    expect_error("http:\n  listen:\n  - '80'\n  - 127.0.0.1:80", "m.yaml:4:5: http.listen[1]: overlaps 80 above");
+    expect_error("http:\n  listen:\n  - 127.0.0.2:80\n  - '*:80'",
+                 "m.yaml:4:5: http.listen[1]: overlaps 127.0.0.2:80 above");
+    config = load("http: {listen: ['127.0.0.1:80', '127.0.0.2:80', '*:0', '*:0']}");
+    muster_config_free(&config);
 }
 
 /* ---- hostile files ---- */

@@ -321,3 +321,73 @@ Test(describe, prints_every_type_once_and_knows_its_topics)
     cr_assert_not_null(strstr(text.data, "job_priority\n"));
     muster_buf_free(&text);
 }
+
+/* What a topic says under that name; "" when it knows none. */
+static const char *
+named(struct muster_buf *out, const char *topic, const char *name)
+{
+    muster_buf_clear(out);
+    if (muster_describe_named(topic, name, out) == MUSTER_NOT_FOUND)
+        cr_assert_eq(out->size, 0u, "%s %s", topic, name);
+    return out->data ? out->data : "";
+}
+
+static bool
+begins(const char *text, const char *with)
+{
+    return strncmp(text, with, strlen(with)) == 0;
+}
+
+Test(describe, prints_a_section_or_a_single_option)
+{
+    struct muster_buf out = {0};
+
+    cr_assert(begins(named(&out, "options", "teams"), "teams: {NAME: ...}"));
+    cr_assert(strstr(out.data, "\n    driver: "));
+    cr_assert(strstr(out.data, "\n    permissions:"));
+    cr_assert_null(strstr(out.data, "\n    name: "), "the name is the key of the mapping");
+    cr_assert_null(strstr(out.data, "listen"));
+    cr_assert(begins(named(&out, "options", "http"), "http:"));
+    cr_assert(strstr(out.data, "; default: 512\n"));
+    cr_assert_null(strstr(out.data, "driver"));
+    cr_assert(begins(named(&out, "options", "http.listen"), "http.listen: "));
+    cr_assert(strstr(out.data, "; default: [127.0.0.1:3100]\n"));
+    cr_assert_eq(strchr(strchr(out.data, '\n') + 1, '\n')[1], '\0', "two lines");
+    cr_assert(strstr(named(&out, "options", "auth.keys"), "\n    name: "), "in a list the name is written");
+    cr_assert(strstr(out.data, "; default: [teams:read, teams:write]\n"));
+    cr_assert(begins(named(&out, "options", "max_streams"), "http.max_streams: "));
+    cr_assert_str_eq(named(&out, "options", "teams.name"), "");
+    cr_assert_str_eq(named(&out, "options", "nothing"), "");
+    muster_buf_free(&out);
+}
+
+Test(describe, prints_one_of_each_topic)
+{
+    struct muster_buf out = {0};
+
+    cr_assert(begins(named(&out, "scopes", "teams:read"), "teams:read\n"));
+    cr_assert_null(strstr(out.data, "teams:write"));
+    cr_assert_str_eq(named(&out, "scopes", "teams"), "");
+    cr_assert(begins(named(&out, "messages", "queue.submit"), "queue.submit\n"));
+    cr_assert(strstr(out.data, "\njob.callback\n"));
+    cr_assert_null(strstr(out.data, "\nqueue.cancel\n"));
+    cr_assert(begins(named(&out, "events", "job.chunk"), "job.chunk\n"));
+    cr_assert(begins(named(&out, "records", "job"), "job\n"));
+    cr_assert(begins(named(&out, "messages", "job_priority"), "job_priority\n"));
+    cr_assert(strstr(named(&out, "errors", "TEAM_NOT_FOUND"), " 404 "));
+    cr_assert_str_eq(named(&out, "nothing", "teams"), "");
+    muster_buf_free(&out);
+}
+
+Test(describe, leaves_out_results_that_never_leave_the_process)
+{
+    struct muster_buf out = {0};
+
+    cr_assert_eq(muster_describe("errors", &out), MUSTER_OK);
+    cr_assert(strstr(out.data, "MAX_TURNS"));
+    cr_assert_null(strstr(out.data, "EXISTS"));
+    cr_assert_null(strstr(out.data, "GONE"));
+    cr_assert_null(strstr(out.data, "AGAIN"));
+    cr_assert_str_eq(named(&out, "errors", "GONE"), "");
+    muster_buf_free(&out);
+}

@@ -448,3 +448,22 @@ Test(records, second_store_on_a_folder_is_a_conflict)
     cr_assert_null(second);
     tear_down(&fixture);
 }
+
+Test(records, a_copy_of_the_folder_has_another_mark)
+{
+    struct fixture one = set_up(), other = set_up();
+    char mark[64], command[600];
+
+    snprintf(mark, sizeof(mark), "%s", muster_store_mark(one.store));
+    cr_assert_eq(strncmp(mark, muster_store_epoch(one.store), 16), 0);
+    reopen(&one);
+    cr_assert_str_eq(muster_store_mark(one.store), mark, "it stays");
+    muster_store_close(&other.store);
+    snprintf(command, sizeof(command), "cp %s/data.mdb %s/data.mdb", one.folder.path, other.folder.path);
+    cr_assert_eq(system(command), 0);
+    reopen(&other);
+    cr_assert_str_eq(muster_store_epoch(other.store), muster_store_epoch(one.store));
+    cr_assert_str_neq(muster_store_mark(other.store), mark);
+    tear_down(&one);
+    tear_down(&other);
+}

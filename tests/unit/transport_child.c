@@ -455,8 +455,8 @@ Test(child, what_cannot_be_started_says_why)
     expect_refused((const char *const[]){NULL}, "/", "NOT_FOUND", "empty");
     expect_refused((const char *const[]){"true", NULL}, "/no/such/directory", "NOT_FOUND", "no such directory");
     expect_refused((const char *const[]){"true", NULL}, path, "NOT_FOUND", "no such directory");
-    expect_refused((const char *const[]){"./plain", NULL}, directory, "PROCESS_ERROR", "not an executable file");
-    expect_refused((const char *const[]){"/tmp", NULL}, "/", "PROCESS_ERROR", "not an executable file");
+    expect_refused((const char *const[]){"./plain", NULL}, directory, "NOT_FOUND", "not an executable file");
+    expect_refused((const char *const[]){"/tmp", NULL}, "/", "NOT_FOUND", "not an executable file");
     unlink(path);
     rmdir(directory);
 }

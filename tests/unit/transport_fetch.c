@@ -689,3 +689,38 @@ Test(fetch, fetcher_may_be_freed_when_one_is_done)
     server_stop(&server);
     server_stop(&silent);
 }
+
+Test(fetch, private_addresses_are_seen_in_a_url)
+{
+    static const char *const private[] = {"http://127.0.0.1/",
+                                          "http://127.0.0.1:8080/x?y",
+                                          "HTTP://127.0.0.1",
+                                          "https://10.0.0.1",
+                                          "http://192.168.1.1/",
+                                          "http://169.254.169.254/",
+                                          "http://2130706433/",
+                                          "http://0x7f.1/",
+                                          "http://127.1",
+                                          "http://0177.0.0.1/",
+                                          "http://0",
+                                          "http://[::1]/",
+                                          "http://[::1]:80/",
+                                          "http://[fe80::1%25eth0]/",
+                                          "http://[fd00::1]",
+                                          "http://[::ffff:10.0.0.1]/",
+                                          "http://me:pw@127.0.0.1",
+                                          "http://localhost",
+                                          "http://LocalHost:99/",
+                                          "http://localhost./",
+                                          "http://a.localhost/"};
+    static const char *const others[] = {
+        "http://example.com/",       "https://8.8.8.8/",     "http://134744072/",
+        "http://[2606:4700::1111]/", "http://notlocalhost/", "http://localhost.example/",
+        "http://127.0.0.1.example/", "nonsense://",          ""};
+    size_t i;
+
+    for (i = 0; i < sizeof private / sizeof *private; i++)
+        cr_expect(muster_fetch_is_private_literal(private[i]), "%s", private[i]);
+    for (i = 0; i < sizeof others / sizeof *others; i++)
+        cr_expect_not(muster_fetch_is_private_literal(others[i]), "%s", others[i]);
+}

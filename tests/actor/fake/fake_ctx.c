@@ -305,6 +305,12 @@ muster_now_ms(struct muster_ctx *ctx)
     return ctx->now_ms;
 }
 
+int64_t
+muster_uptime_ms(struct muster_ctx *ctx)
+{
+    return ctx->now_ms;
+}
+
 struct muster_store *
 muster_ctx_store(struct muster_ctx *ctx)
 {

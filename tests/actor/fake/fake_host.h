@@ -32,6 +32,7 @@ struct fake_host {
 
     struct muster_buf input;  /* written to the process */
     struct muster_buf chunks; /* all of them together */
+    struct muster_buf denied; /* names of uses, a blank behind each */
     size_t chunk_count;
     struct fake_event events[FAKE_EVENTS_MAX];
     size_t event_count;
@@ -89,6 +90,14 @@ fake_host_event(void *self, const struct muster_type *type, const void *body)
     fake->events[fake->event_count++].json = muster_buf_take(&json, &(size_t){0});
     muster_buf_free(&packed);
     muster_arena_free(&arena);
+}
+
+static void
+fake_host_denied(void *self, const char *use)
+{
+    struct fake_host *fake = self;
+
+    muster_buf_printf(&fake->denied, "%s ", use);
 }
 
 static void
@@ -159,10 +168,12 @@ fake_host_new(const struct driver *class)
         .self = fake,
         .team = &fake->team,
         .agents = &fake->agents,
+        .directory = fake->team.directory,
         .write = fake_host_write,
         .close_input = fake_host_close_input,
         .chunk = fake_host_chunk,
         .event = fake_host_event,
+        .denied = fake_host_denied,
         .ready = fake_host_ready,
         .session = fake_host_session,
         .done = fake_host_done,
@@ -186,6 +197,7 @@ fake_host_forget(struct fake_host *fake)
         free(fake->done[i].text);
     muster_buf_clear(&fake->chunks);
     muster_buf_clear(&fake->input);
+    muster_buf_clear(&fake->denied);
     fake->event_count = fake->done_count = fake->chunk_count = 0;
 }
 
@@ -195,6 +207,7 @@ fake_host_free(struct fake_host *fake)
     fake_host_forget(fake);
     muster_buf_free(&fake->chunks);
     muster_buf_free(&fake->input);
+    muster_buf_free(&fake->denied);
     fake->class->fini(fake->driver);
     free(fake->driver);
     free(fake);
