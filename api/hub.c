@@ -38,6 +38,7 @@ struct muster_hub {
     bool own_process;
     atomic_bool hurry; /* the drain is to park at once */
     bool drained;      /* it is done */
+    bool started;      /* everything is up */
 };
 
 /* The actors that do not depend on teams, from the store outwards. */
@@ -93,7 +94,7 @@ end_orphans(struct muster_hub *hub)
     char mark[64];
     size_t ended;
 
-    snprintf(mark, sizeof mark, "%s.", muster_store_epoch(hub->house.store));
+    snprintf(mark, sizeof mark, "%s.", muster_store_mark(hub->house.store));
     ended = muster_children_end(mark, ORPHANS_MS);
     if (ended > 0)
         muster_journal_say(hub->house.journal, WARNING, "orphans-ended",
@@ -256,6 +257,10 @@ muster_hub_start(const struct muster_hub_settings *settings, char *problem, size
         err = load_options(hub, settings, problem, problem_size);
         config_error = err != MUSTER_OK;
     }
+    if (!err) { /* before anything is made on the disk */
+        err = http_server_probe(&hub->http, problem, problem_size);
+        config_error = err == MUSTER_INVALID_REQUEST;
+    }
     if (!err) {
         hub->house.options = &hub->options;
         hub->house.journal = muster_journal_new(settings->log_fd, hub->options.log);
@@ -267,6 +272,7 @@ muster_hub_start(const struct muster_hub_settings *settings, char *problem, size
         muster_hub_stop(&hub);
         return NULL;
     }
+    hub->started = true;
     muster_journal_say(hub->house.journal, INFO, "hub-started", "Ready.", MUSTER_SAY_TEXT("url", muster_hub_url(hub)),
                        MUSTER_SAY_TEXT("data", hub->options.data), MUSTER_SAY_TEXT("version", MUSTER_VERSION));
     return hub;
@@ -360,7 +366,9 @@ stop_all(struct muster_hub *hub)
         muster_actor_stop(&hub->actors[--hub->actor_count]);
     muster_bus_free(&hub->house.bus);
     muster_store_close(&hub->house.store);
-    muster_journal_say(hub->house.journal, INFO, "hub-stopped", "Stopped.", MUSTER_SAY_TEXT("data", hub->options.data));
+    if (hub->started)
+        muster_journal_say(hub->house.journal, INFO, "hub-stopped", "Stopped.",
+                           MUSTER_SAY_TEXT("data", hub->options.data));
 }
 
 void

@@ -25,14 +25,15 @@ struct muster_hub;
 struct muster_hub_settings {
     const char *config; /* YAML file; NULL: all defaults */
     const char *data;   /* data folder instead of the configuration's; NULL: the configuration's */
-    const char *listen; /* one address, "127.0.0.1:0", instead of the configuration's; NULL: the configuration's */
+    const char *listen; /* one address instead of the configuration's, "127.0.0.1:0"; a port alone is of 127.0.0.1;
+                           NULL: the configuration's */
     bool own_process;   /* the program has no children but the hub's: adopt and reap what agents leave behind */
     int log_fd;         /* where the log goes; 2: standard error */
 };
 
 /* Open the store, end what a dead daemon's agents left running, start everything, begin to serve.  NULL: it could not,
  * nothing is left running, and `problem` says what to do, with file, line and column when it is the configuration.
- * *out_config_error (may be NULL) tells a wrong configuration from a failure to run it. */
+ * *out_config_error (may be NULL) tells a wrong configuration or `listen` from a failure to run it. */
 MUSTER_API struct muster_hub *muster_hub_start(const struct muster_hub_settings *settings, char *problem,
                                                size_t problem_size, bool *out_config_error);
 /* Take no more work, let running jobs end for at most the configured grace, have the rest parked.  Returns when no job

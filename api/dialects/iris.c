@@ -50,9 +50,28 @@ render_error(struct muster_buf *out, muster_err err, const char *message, const 
                                .timestamp = now_ms};
 
     muster_json_encode(&iris_error_type, &error, out);
+    http_error_lift(out, err, details);
 }
 
-const struct http_dialect iris_dialect = {"iris", routes, render_error};
+/* ---- the manual ---- */
+
+extern const struct muster_type callback_body_type; /* of actors/webhook.def, whose structs are the actor's own */
+
+static const struct muster_type *const requests[] = {&iris_ask_type, &iris_execute_type, &iris_stream_type, NULL};
+static const struct muster_type *const answers[] = {&iris_answer_type,      &iris_accepted_type, &iris_message_type,
+                                                    &iris_cancelled_type,   &iris_history_type,  &iris_teams_type,
+                                                    &iris_team_status_type, &iris_error_type,    NULL};
+static const struct muster_type *const error_details[] = {&iris_pending_type, &iris_failure_type, &iris_ended_type,
+                                                          NULL};
+static const struct muster_type *const events[] = {
+    &iris_start_type, &iris_chunk_type,    &iris_tool_use_type, &iris_denied_type,
+    &iris_retry_type, &iris_complete_type, &iris_broken_type,   NULL};
+static const struct muster_type *const callbacks[] = {&callback_body_type, NULL};
+static const struct http_bodies bodies[] = {
+    {"requests", requests},         {"answers", answers},     {"details of errors", error_details},
+    {"events of a stream", events}, {"callbacks", callbacks}, {NULL, NULL}};
+
+const struct http_dialect iris_dialect = {"iris", routes, render_error, bodies};
 
 /* ---- names ---- */
 
@@ -132,7 +151,8 @@ iris_usage_of(struct muster_arena *arena, const struct usage *usage)
 {
     struct iris_usage *out;
 
-    if (usage == NULL)
+    if (usage == NULL || (usage->input_tokens == 0 && usage->output_tokens == 0 && usage->cache_read_tokens == 0 &&
+                          usage->cache_write_tokens == 0 && usage->turns == 0 && usage->cost_usd <= 0))
         return NULL;
     out = muster_arena_alloc(arena, sizeof *out);
     *out = (struct iris_usage){.inputTokens = usage->input_tokens,

@@ -28,6 +28,7 @@ const char *iris_status(enum job_state state);
 bool iris_is_final(enum job_state state);
 /* Ms the agent took, at least 1; 0: it has not ended or never started. */
 int64_t iris_duration(const struct job *job);
+/* NULL: it used nothing that was counted. */
 const struct iris_usage *iris_usage_of(struct muster_arena *arena, const struct usage *usage);
 const struct iris_metadata *iris_metadata_of(struct muster_arena *arena, const struct job *job);
 /* NULL: it did not fail. */

@@ -44,7 +44,7 @@ read_number(struct http_request *request, const char *name, int64_t most, int64_
             return true;
     }
     iris_fail_field(request, name,
-                    muster_arena_printf(http_arena(request), "A number from 1 to %lld.", (long long)most));
+                    muster_arena_printf(http_arena(request), "must be a whole number, 1 to %lld", (long long)most));
     return false;
 }
 
@@ -69,11 +69,11 @@ read_filters(struct http_request *request, struct walk *walk)
     walk->from = http_query(request, "from");
     walk->status = http_query(request, "status");
     if (walk->status && !is_status(walk->status)) {
-        iris_fail_field(request, "status", "queued, processing, completed, failed or cancelled.");
+        iris_fail_field(request, "status", "must be one of queued, processing, completed, failed, cancelled");
         return false;
     }
     if (since && http_time_parse(since, &walk->since_ms)) {
-        iris_fail_field(request, "since", "Unix milliseconds or an ISO 8601 time.");
+        iris_fail_field(request, "since", "must be unix milliseconds or an ISO 8601 time");
         return false;
     }
     if (walk->team && to && strcmp(walk->team, to) != 0)

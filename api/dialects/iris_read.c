@@ -134,11 +134,37 @@ progress(const struct job *job, int64_t mean_ms, int64_t now_ms)
 {
     int64_t percentage = 0;
 
-    if (iris_is_final(job->state))
+    if (job->state == job_state_COMPLETED)
         return (struct iris_progress){1, 1, 100};
-    if (strcmp(iris_status(job->state), "processing") == 0 && now_ms > job->started_ms)
+    if (strcmp(iris_status(job->state), "processing") != 0)
+        return (struct iris_progress){0, 1, 0};
+    if (now_ms > job->started_ms)
         percentage = (now_ms - job->started_ms) * 100 / (mean_ms > 0 ? mean_ms : 1);
-    return (struct iris_progress){0, 1, percentage < 99 ? percentage : 99};
+    return (struct iris_progress){0, 1, percentage < 1 ? 1 : percentage < 99 ? percentage : 99};
+}
+
+/* NULL: it has no callback.  A job that has just ended has one on its way that is not written down yet. */
+static const struct iris_delivery *
+delivery_of(struct http_request *request, const struct job *job)
+{
+    struct muster_arena *arena = http_arena(request);
+    struct iris_delivery *out;
+    struct delivery delivery;
+
+    if (job->callback == NULL)
+        return NULL;
+    out = muster_arena_alloc(arena, sizeof *out);
+    if (!iris_is_final(job->state))
+        *out = (struct iris_delivery){.status = "waiting"};
+    else if (muster_store_get(http_house(request)->store, &delivery_type, &job->id, arena, &delivery))
+        *out = (struct iris_delivery){.status = muster_enum_wire(&delivery_state_enum, delivery_state_PENDING)};
+    else
+        *out = (struct iris_delivery){.status = muster_enum_wire(&delivery_state_enum, (int)delivery.state),
+                                      .tries = delivery.tries,
+                                      .httpStatus = delivery.status,
+                                      .problem = delivery.problem,
+                                      .nextTry = delivery.state == delivery_state_PENDING ? delivery.next_ms : 0};
+    return out;
 }
 
 void
@@ -159,6 +185,11 @@ iris_handle_message(struct http_request *request)
     answer = (struct iris_message){.messageId = iris_message_id(arena, &job.id),
                                    .jobId = iris_job_id(arena, &job.id),
                                    .team = job.team,
+                                   .from = job.from,
+                                   .kind = job.kind,
+                                   .priority = job.priority,
+                                   .message = job.prompt,
+                                   .context = job.context,
                                    .status = iris_status(job.state),
                                    .state = muster_enum_wire(&job_state_enum, (int)job.state),
                                    .progress = &so_far,
@@ -170,6 +201,8 @@ iris_handle_message(struct http_request *request)
                                    .error = iris_problem_of(arena, &job),
                                    .duration = iris_duration(&job),
                                    .attempts = job.attempt,
+                                   .maxAttempts = job.max_attempts,
+                                   .callback = delivery_of(request, &job),
                                    .metadata = iris_metadata_of(arena, &job)};
     http_answer_type(request, 200, &iris_message_type, &answer);
 }

@@ -68,6 +68,18 @@ put_retry(struct muster_buf *out, const struct event *event, struct muster_arena
     put(out, &iris_retry_type, &retry);
 }
 
+/* What was sent of the answer is void, as with a failed attempt; but the attempt goes on. */
+static void
+put_notice(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body)
+{
+    const struct job_notice *in = body;
+    struct iris_retry retry = {iris_message_id(arena, &event->job), muster_err_code(MUSTER_MODEL_ERROR),
+                               in->text && *in->text ? in->text : muster_err_text(MUSTER_MODEL_ERROR), 0};
+
+    if (strcmp(in->kind, "preview_dropped") == 0)
+        put(out, &iris_retry_type, &retry);
+}
+
 static void
 put_complete(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body)
 {
@@ -107,10 +119,11 @@ put_cancelled(struct muster_buf *out, const struct event *event, struct muster_a
 static const struct {
     const struct muster_type *type;
     void (*put)(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body);
-} shown[] = {
-    {&job_chunk_type, put_chunk},         {&job_tool_use_type, put_tool_use},     {&job_queued_type, put_start},
-    {&job_retrying_type, put_retry},      {&job_completed_type, put_complete},    {&job_failed_type, put_failed},
-    {&job_cancelled_type, put_cancelled}, {&job_permission_type, put_permission}, {NULL, NULL}};
+} shown[] = {{&job_chunk_type, put_chunk},         {&job_tool_use_type, put_tool_use},
+             {&job_queued_type, put_start},        {&job_retrying_type, put_retry},
+             {&job_completed_type, put_complete},  {&job_failed_type, put_failed},
+             {&job_cancelled_type, put_cancelled}, {&job_permission_type, put_permission},
+             {&job_notice_type, put_notice},       {NULL, NULL}};
 
 static void
 render(struct muster_buf *out, const struct event *event, struct muster_arena *arena, void *arg)
@@ -158,6 +171,50 @@ follow(struct http_request *request, const struct muster_id *job, int64_t after)
         http_stream_run(request, "", 0, after);
 }
 
+/* Streams of one key on one team that a lost event may have come from. */
+struct suspects {
+    const struct key *key;
+    struct muster_id job;
+    size_t count; /* found */
+    size_t seen;  /* looked at */
+};
+
+enum { SUSPECTS_SEEN = 1000 };
+
+static bool
+suspect(void *arg, const void *record, struct muster_arena *arena)
+{
+    struct suspects *suspects = arg;
+    const struct job *job = record;
+
+    (void)arena;
+    if (job->kind == job_kind_STREAM && muster_id_equal(&job->key, &suspects->key->id) &&
+        (!iris_is_final(job->state) || job->attempt > 1)) {
+        suspects->job = job->id;
+        suspects->count++;
+    }
+    return ++suspects->seen < SUSPECTS_SEEN && suspects->count < 2;
+}
+
+/* Live events are seen a little before they are on disk, so a daemon that was killed may not know the last one that a
+ * client saw.  When the client can only have meant one stream, that one goes on. */
+static bool
+go_on_after_loss(struct http_request *request, const char *cursor)
+{
+    struct muster_store *store = http_house(request)->store;
+    struct suspects suspects = {.key = http_key(request)};
+    int64_t seq;
+
+    if (muster_cursor_parse(store, cursor, &seq) || seq < muster_log_oldest(store))
+        return false;
+    if (muster_store_walk(store, &job_type, "job_by_team", http_param(request, "team"), MUSTER_NEWEST_FIRST, suspect,
+                          &suspects) ||
+        suspects.count != 1)
+        return false;
+    follow(request, &suspects.job, seq);
+    return true;
+}
+
 /* Behind the event that the client saw last. */
 static void
 go_on(struct http_request *request, const char *cursor)
@@ -166,6 +223,8 @@ go_on(struct http_request *request, const char *cursor)
     struct event event;
     muster_err err = http_stream_cursor(request, cursor, &event);
 
+    if (err == MUSTER_CURSOR_EXPIRED && go_on_after_loss(request, cursor))
+        return;
     if (err) {
         fail_cursor(request, err);
         return;
@@ -226,9 +285,9 @@ iris_handle_stream_get(struct http_request *request)
     if (cursor && *cursor)
         go_on(request, cursor);
     else if (message == NULL || *message == '\0')
-        iris_fail_field(request, "message", "The message, percent-encoded in the query.");
+        iris_fail_field(request, "message", "must be the message, percent-encoded in the query");
     else if (priority && value == 0)
-        iris_fail_field(request, "priority", "low, normal, high or critical.");
+        iris_fail_field(request, "priority", "must be one of low, normal, high, critical");
     else
         submit(request, message, (enum job_priority)value, NULL);
 }

@@ -61,7 +61,7 @@ iris_check_context(struct http_request *request, const char *context)
 {
     if (context == NULL || *context == '{')
         return true;
-    iris_fail_field(request, "context", "An object.");
+    iris_fail_field(request, "context", "must be an object");
     return false;
 }
 
@@ -87,6 +87,23 @@ answer_ask(struct http_request *request, const struct job *job)
         http_answer_type(request, 200, &iris_answer_type, &answer);
 }
 
+/* Whatever comes between now and the answer, the message goes on. */
+static void
+await_answer(struct http_request *request, const struct job *job, int64_t timeout_ms)
+{
+    struct queue_finished finished;
+    muster_err err = http_await(request, &queue_finished_type, &finished, timeout_ms);
+
+    if (err == MUSTER_OK)
+        answer_ask(request, finished.job);
+    else if (err == MUSTER_TIMEOUT)
+        fail_pending(request, err, job, "No answer came in time; the message goes on and can be asked for later");
+    else if (err == MUSTER_GONE)
+        http_fail_as_told(request, err);
+    else
+        fail_pending(request, err, job, "The server stops; the message goes on, at its next start if need be");
+}
+
 void
 iris_handle_ask(struct http_request *request)
 {
@@ -96,7 +113,6 @@ iris_handle_ask(struct http_request *request)
     struct job job = iris_job(request, job_kind_ASK, in->question, in->priority, in->context);
     struct queue_submit submit = {.job = &job, .wait = true};
     struct queue_accepted accepted;
-    struct queue_finished finished;
     muster_err err;
 
     if (!iris_check_context(request, in->context))
@@ -104,7 +120,7 @@ iris_handle_ask(struct http_request *request)
     if (timeout_ms > options->max_ask_timeout) {
         iris_fail_field(
             request, "timeout",
-            muster_arena_printf(http_arena(request), "At most %lld ms.", (long long)options->max_ask_timeout));
+            muster_arena_printf(http_arena(request), "must be at most %lld", (long long)options->max_ask_timeout));
         return;
     }
     if (!http_wait_begin(request)) {
@@ -113,17 +129,11 @@ iris_handle_ask(struct http_request *request)
     }
     /* Only what was accepted may be said to go on, so that comes first, however short the caller's patience. */
     err = http_ask(request, MUSTER_QUEUE, &queue_submit_type, &submit, &queue_accepted_type, &accepted, IRIS_HOP_MS);
-    if (err == MUSTER_TIMEOUT)
-        err = MUSTER_OVERLOADED;
-    else if (err == MUSTER_OK)
-        err = http_await(request, &queue_finished_type, &finished, timeout_ms);
-    http_wait_end(request);
-    if (err == MUSTER_OK)
-        answer_ask(request, finished.job);
-    else if (err == MUSTER_TIMEOUT)
-        fail_pending(request, err, &job, "No answer came in time; the message goes on and can be asked for later");
+    if (err)
+        iris_submit_failed(request, err, &job);
     else
-        http_fail_as_told(request, err);
+        await_answer(request, &job, timeout_ms);
+    http_wait_end(request);
 }
 
 /* ---- execute ---- */
@@ -175,18 +185,23 @@ check_callback(struct http_request *request, const struct iris_callback *in)
     size_t i;
 
     if (!is_url(in->url)) {
-        iris_fail_field(request, "callback.url", "An http or https URL.");
+        iris_fail_field(request, "callback.url", "must be an http or https URL");
+        return false;
+    }
+    if (!http_may_call_back(request, in->url)) {
+        iris_fail_field(request, "callback.url",
+                        "must not be a loopback, private or link-local address unless webhooks.allow_private is set");
         return false;
     }
     if (in->method && strcmp(in->method, "POST") != 0 && strcmp(in->method, "PUT") != 0 &&
         strcmp(in->method, "PATCH") != 0) {
-        iris_fail_field(request, "callback.method", "POST, PUT or PATCH.");
+        iris_fail_field(request, "callback.method", "must be one of POST, PUT, PATCH");
         return false;
     }
     for (i = 0; i < in->headers.count; i++)
         if (!is_header_name(in->headers.items[i].name) || !is_header_value(in->headers.items[i].value)) {
             iris_fail_field(request, "callback.headers",
-                            "Names and values of headers, without those that belong to the connection.");
+                            "must be names and values of headers, without those that belong to the connection");
             return false;
         }
     return true;

@@ -74,6 +74,10 @@ authenticate(struct http_request *request)
     const struct key *key = NULL;
     muster_err err = MUSTER_UNAUTHORIZED;
 
+    if ((secret == NULL || *secret == '\0') && http_query(request, "api_key") &&
+        (request->entry->route->flags & HTTP_STREAM) == 0)
+        return unauthorized(request, "?api_key= is taken on stream routes only; send the key in the Authorization "
+                                     "header");
     if (secret == NULL || *secret == '\0')
         return unauthorized(request, "Missing or invalid Authorization header");
     notice = muster_board_take(request->server->house.bus, MUSTER_KEYS_BOARD);
@@ -95,8 +99,9 @@ quote_item(struct muster_buf *out, const char *text, size_t size)
     muster_json_quote(out, text, size);
 }
 
+/* `missing`: scopes separated by ", ". */
 static bool
-forbidden(struct http_request *request)
+forbidden(struct http_request *request, const char *missing)
 {
     const struct muster_strs *held = &request->key.scopes;
     struct muster_buf details = {0};
@@ -112,7 +117,8 @@ forbidden(struct http_request *request)
     for (i = 0; i < held->count; i++)
         quote_item(&details, held->items[i], strlen(held->items[i]));
     muster_buf_str(&details, "]}");
-    http_fail_details(request, MUSTER_FORBIDDEN, details.data, "%s", muster_err_text(MUSTER_FORBIDDEN));
+    http_fail_details(request, MUSTER_FORBIDDEN, details.data, "%s: the key lacks %s",
+                      muster_err_text(MUSTER_FORBIDDEN), missing);
     muster_buf_free(&details);
     return false;
 }
@@ -120,18 +126,16 @@ forbidden(struct http_request *request)
 static bool
 has_scopes(struct http_request *request)
 {
-    const char *word, *end;
-    char scope[64];
+    struct muster_arena *arena = request->thread->arena;
+    const char *word, *end, *scope, *missing = NULL;
 
     for (word = request->entry->route->scopes; word && *word; word = *end ? end + 1 : end) {
         end = word + strcspn(word, " ");
-        MUSTER_ASSERT((size_t)(end - word) < sizeof scope);
-        memcpy(scope, word, (size_t)(end - word));
-        scope[end - word] = '\0';
+        scope = muster_arena_str(arena, word, (size_t)(end - word));
         if (!muster_scope_grants(&request->key.scopes, scope))
-            return forbidden(request);
+            missing = missing ? muster_arena_printf(arena, "%s, %s", missing, scope) : scope;
     }
-    return true;
+    return missing == NULL || forbidden(request, missing);
 }
 
 /* Names the teams there are, as far as this key may see them. */

@@ -73,6 +73,8 @@ head_rate(const struct http_request *request, struct muster_buf *out)
 
     if (rate->rate_limit <= 0)
         return;
+    if (wait_s > rate->rate_window_s) /* both ends were rounded to seconds */
+        wait_s = rate->rate_window_s;
     muster_buf_printf(out, "X-RateLimit-Limit: %lld\r\nX-RateLimit-Remaining: %lld\r\nX-RateLimit-Reset: %lld\r\n",
                       (long long)rate->rate_limit, (long long)left, (long long)rate->rate_reset_s);
     muster_buf_printf(out, "RateLimit-Policy: \"default\";q=%lld;w=%lld\r\nRateLimit: \"default\";r=%lld;t=%lld\r\n",
@@ -167,6 +169,21 @@ http_answer_type(struct http_request *request, int status, const struct muster_t
     http_answer(request, status, "application/json", text->data, text->size);
 }
 
+/* A refusal counts against the rate like an answer; failures of ours do not.  False: the rate was refused and that was
+ * answered instead. */
+static bool
+count_refusal(struct http_request *request, muster_err err)
+{
+    int64_t retry_after_s = request->told.retry_after_s;
+    bool counted;
+
+    if (request->counted || !request->has_key || muster_err_http(err) >= 500 || request->server->stopping)
+        return true;
+    counted = http_count_refusal(request);
+    request->told.retry_after_s = retry_after_s;
+    return counted;
+}
+
 static void
 fail(struct http_request *request, muster_err err, const char *details, const char *format, va_list args)
 {
@@ -174,10 +191,12 @@ fail(struct http_request *request, muster_err err, const char *details, const ch
     struct muster_buf message = {0};
 
     muster_buf_vprintf(&message, format, args);
-    muster_buf_clear(text);
-    request->dialect->render_error(text, err, message.data ? message.data : "", details, muster_clock_ms());
+    if (count_refusal(request, err)) {
+        muster_buf_clear(text);
+        request->dialect->render_error(text, err, message.data ? message.data : "", details, muster_clock_ms());
+        http_answer(request, muster_err_http(err), "application/json", text->data, text->size);
+    }
     muster_buf_free(&message);
-    http_answer(request, muster_err_http(err), "application/json", text->data, text->size);
 }
 
 void
@@ -198,4 +217,15 @@ http_fail_details(struct http_request *request, muster_err err, const char *deta
     va_start(args, format);
     fail(request, err, details, format, args);
     va_end(args);
+}
+
+void
+http_error_lift(struct muster_buf *out, muster_err err, const char *details)
+{
+    if ((err != MUSTER_FORBIDDEN && err != MUSTER_RATE_LIMITED) || details == NULL || details[0] != '{' ||
+        details[1] == '}')
+        return;
+    out->size--; /* the brace at the end */
+    muster_buf_str(out, ",");
+    muster_buf_str(out, details + 1);
 }

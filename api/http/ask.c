@@ -234,21 +234,37 @@ http_await(struct http_request *request, const struct muster_type *answer, void 
     return wait_answer(request, answer, out, timeout_ms);
 }
 
-bool
-http_count(struct http_request *request)
+static muster_err
+count(struct http_request *request)
 {
     struct limit_taken taken;
     muster_err err;
 
     if (request->counted || !is_limited(request))
-        return true;
+        return MUSTER_OK;
     err = thread_post(request->thread) ? tell_plain(request, MUSTER_OVERLOADED)
                                        : send_through_limiter(request, NULL, NULL, NULL, HTTP_HOP_MS);
-    if (err == MUSTER_OK)
-        err = wait_answer(request, &limit_taken_type, &taken, HTTP_HOP_MS);
+    request->counted = true; /* as far as it could be: what is answered now does not come here again */
+    return err ? err : wait_answer(request, &limit_taken_type, &taken, HTTP_HOP_MS);
+}
+
+bool
+http_count(struct http_request *request)
+{
+    muster_err err = count(request);
+
     if (err == MUSTER_OK)
         return true;
     http_fail_as_told(request, err == MUSTER_TIMEOUT ? MUSTER_OVERLOADED : err);
+    return false;
+}
+
+bool
+http_count_refusal(struct http_request *request)
+{
+    if (count(request) != MUSTER_RATE_LIMITED)
+        return true;
+    fail_rate_limited(request);
     return false;
 }
 

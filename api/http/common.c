@@ -38,6 +38,7 @@ render_error(struct muster_buf *out, muster_err err, const char *message, const 
                                 .timestamp = now_ms};
 
     muster_json_encode(&plain_error_type, &error, out);
+    http_error_lift(out, err, details);
 }
 
 /* ---- health ---- */
@@ -70,38 +71,8 @@ handle_health(struct http_request *request)
 /* ---- metrics ---- */
 
 static void
-visit_mailbox(void *arg, const struct muster_mailbox_gauge *gauge)
-{
-    struct muster_buf *out = arg;
-
-    muster_buf_printf(out, "muster_mailbox_waiting{address=\"%s\"} %zu\n", gauge->address, gauge->waiting);
-    muster_buf_printf(out, "muster_mailbox_limit{address=\"%s\"} %zu\n", gauge->address, gauge->limit);
-    muster_buf_printf(out, "muster_mailbox_refused_total{address=\"%s\"} %llu\n", gauge->address,
-                      (unsigned long long)gauge->refused);
-}
-
-static void
-print_store(struct muster_store *store, struct muster_buf *out)
-{
-    struct muster_store_stats stats;
-
-    muster_store_stats(store, &stats);
-    muster_buf_printf(out, "# TYPE muster_store_jobs gauge\nmuster_store_jobs %zu\n", stats.jobs);
-    muster_buf_printf(out, "# TYPE muster_store_events gauge\nmuster_store_events %zu\n", stats.events);
-    muster_buf_printf(out, "# TYPE muster_store_last_seq counter\nmuster_store_last_seq %lld\n",
-                      (long long)stats.last_seq);
-    muster_buf_printf(out, "# TYPE muster_store_map_bytes gauge\nmuster_store_map_bytes %llu\n",
-                      (unsigned long long)stats.map_bytes);
-    muster_buf_printf(out, "# TYPE muster_store_used_bytes gauge\nmuster_store_used_bytes %llu\n",
-                      (unsigned long long)stats.used_bytes);
-    muster_buf_printf(out, "# TYPE muster_store_commits_total counter\nmuster_store_commits_total %llu\n",
-                      (unsigned long long)stats.commits);
-}
-
-static void
 handle_metrics(struct http_request *request)
 {
-    const struct muster_house *house = http_house(request);
     struct metrics_read read = {.all = true};
     struct metrics_text text;
     struct muster_buf out = {0};
@@ -115,10 +86,6 @@ handle_metrics(struct http_request *request)
     if (err == MUSTER_OK && text.text)
         muster_buf_str(&out, text.text);
     http_server_metrics(request->server, &out);
-    muster_buf_str(&out, "# TYPE muster_mailbox_waiting gauge\n# TYPE muster_mailbox_limit gauge\n"
-                         "# TYPE muster_mailbox_refused_total counter\n");
-    muster_bus_gauges(house->bus, visit_mailbox, &out);
-    print_store(house->store, &out);
     http_answer(request, 200, "text/plain; version=0.0.4; charset=utf-8", out.data, out.size);
     muster_buf_free(&out);
 }
@@ -151,7 +118,7 @@ read_rate(struct http_request *request, const struct key_rate *in, struct rate_l
     int64_t window_ms;
 
     if (muster_duration_parse(bare(request, in->window), &window_ms) || window_ms < 1 || window_ms > 86400000) {
-        fail_field(request, "rateLimit.window", "Milliseconds, or a text such as 1m, up to one day.");
+        fail_field(request, "rateLimit.window", "must be milliseconds or a text such as 1m, at most one day");
         return false;
     }
     *out = (struct rate_limit){in->requests, window_ms, limit_algorithm_SLIDING_WINDOW};
@@ -166,11 +133,15 @@ read_create(struct http_request *request, const struct key_create *in, struct ra
     *out = (struct auth_create){.name = in->name, .scopes = in->scopes, .teams = in->teams};
     for (i = 0; i < in->scopes.count; i++)
         if (!muster_scope_known(in->scopes.items[i])) {
-            fail_field(request, "scopes", "Known scopes only, see muster describe scopes.");
+            fail_field(request, "scopes", "must be known scopes, see muster describe scopes");
             return false;
         }
     if (in->expiresAt && (http_time_parse(bare(request, in->expiresAt), &out->expires_ms) || out->expires_ms <= 0)) {
-        fail_field(request, "expiresAt", "Unix milliseconds or an ISO 8601 time.");
+        fail_field(request, "expiresAt", "must be unix milliseconds or an ISO 8601 time");
+        return false;
+    }
+    if (in->expiresAt && out->expires_ms <= muster_clock_ms()) {
+        fail_field(request, "expiresAt", "must be in the future");
         return false;
     }
     if (in->rateLimit == NULL)
@@ -268,4 +239,9 @@ static const struct http_route routes[] = {
     {"DELETE", "/api/v1/keys/{key}", "admin:*", 1, NULL, 0, handle_key_revoke, "Revoke a key by its id or name."},
     {NULL, NULL, NULL, 0, NULL, 0, NULL, NULL}};
 
-const struct http_dialect http_common = {"common", routes, render_error};
+static const struct muster_type *const requests[] = {&key_create_type, NULL};
+static const struct muster_type *const answers[] = {&health_type,      &key_created_type, &key_list_type,
+                                                    &key_revoked_type, &plain_error_type, NULL};
+static const struct http_bodies bodies[] = {{"requests", requests}, {"answers", answers}, {NULL, NULL}};
+
+const struct http_dialect http_common = {"common", routes, render_error, bodies};

@@ -48,7 +48,7 @@ local_address(const struct http_server *server, int port)
 
     for (i = 0; i < server->listen_count; i++)
         if (server->listen[i].port == port) {
-            address = server->listen[i].address;
+            address.s_addr = htonl(server->listen[i].address);
             found++;
         }
     if (found != 1)
@@ -105,18 +105,18 @@ search(struct http_server *server, const struct wanted *wanted)
 int
 http_fd(struct http_request *request)
 {
-    const struct mg_request_info *info = request->info;
+    const struct mg_request_info *peer = request->peer;
     void *kept = mg_get_user_connection_data(request->connection);
     struct wanted wanted;
     int fd;
 
     if (kept)
         return (int)((intptr_t)kept - 1);
-    if (info == NULL || inet_pton(AF_INET, info->remote_addr, &wanted.peer) != 1)
+    if (peer == NULL || inet_pton(AF_INET, peer->remote_addr, &wanted.peer) != 1)
         return -1;
-    wanted.peer_port = htons((in_port_t)info->remote_port);
-    wanted.local_port = htons((in_port_t)info->server_port);
-    wanted.local = local_address(request->server, info->server_port);
+    wanted.peer_port = htons((in_port_t)peer->remote_port);
+    wanted.local_port = htons((in_port_t)peer->server_port);
+    wanted.local = local_address(request->server, peer->server_port);
     fd = search(request->server, &wanted);
     if (fd > atomic_load(&request->server->fd_hint))
         atomic_store(&request->server->fd_hint, fd);

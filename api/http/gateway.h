@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "api/http/muster_http.h"
+#include "schemas/muster_options.h"
 
 enum {
     HTTP_STATUSES = 24,      /* room for the counted statuses, see metrics.c */
@@ -27,6 +28,7 @@ enum {
 
 struct http_entry {
     const struct http_route *route; /* NULL: requests that fit no route */
+    const char *method;             /* of the route; without one: a known method, or "other" */
     const struct http_dialect *dialect;
     _Atomic uint64_t statuses[HTTP_STATUSES];
     _Atomic uint64_t buckets[HTTP_BUCKETS + 1]; /* the last one: longer */
@@ -60,11 +62,6 @@ struct http_thread {
 
 /* ---- the server ---- */
 
-struct http_listen {
-    struct in_addr address; /* INADDR_ANY: all, or not known */
-    int port;
-};
-
 struct http_streams;
 
 struct http_server {
@@ -73,9 +70,10 @@ struct http_server {
     const struct http_dialect *const *dialects;
     struct mg_context *context;
     struct http_streams *streams;
-    struct http_entry *entries; /* entry_count of them, the last is for requests that fit no route */
+    struct http_entry *entries; /* first route_count for the routes, the others for requests that fit none */
+    size_t route_count;
     size_t entry_count;
-    struct http_listen listen[HTTP_LISTEN];
+    struct muster_listen listen[HTTP_LISTEN];
     size_t listen_count;
     int64_t started_ms;
     char url[160];
@@ -110,6 +108,7 @@ struct http_stream;
 struct http_request {
     struct mg_connection *connection;
     const struct mg_request_info *info; /* NULL when civetweb could not parse the request */
+    const struct mg_request_info *peer; /* only the addresses in it are good in any case */
     struct http_server *server;
     struct http_thread *thread;
     struct http_entry *entry;
@@ -151,6 +150,8 @@ int64_t http_clock_us(void);
 /* ---- route.c ---- */
 /* The table of all routes of all dialects. */
 void http_routes_build(struct http_server *server);
+/* Where a request with this method is counted until its route is known. */
+struct http_entry *http_entry_unmatched(struct http_server *server, const char *method);
 /* Fill entry, dialect and params.  False: answered. */
 bool http_route_find(struct http_request *request);
 /* Split and decode the query.  False: answered. */
@@ -186,6 +187,9 @@ int http_fd(struct http_request *request);
 /* ---- ask.c ---- */
 /* Count the request against the key's rate.  False: answered. */
 bool http_count(struct http_request *request);
+/* The same for a request that is about to be refused, so that it is refused all the same when it cannot be counted.
+ * False: the rate is spent, and that was answered. */
+bool http_count_refusal(struct http_request *request);
 /* Ask without regard to the rate. */
 muster_err http_ask_directly(struct http_request *request, const char *to, const struct muster_type *type,
                              const void *body, const struct muster_type *answer, void *out, int64_t timeout_ms);

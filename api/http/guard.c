@@ -270,7 +270,12 @@ http_guard_body(struct http_request *request)
     if (type == NULL)
         return true;
     out = muster_arena_alloc(request->thread->arena, type->size);
-    if (muster_json_decode(type, in->data ? in->data : "", in->size, 0, request->thread->arena, out, &fault)) {
+    if (in->size == 0) {
+        (void)muster_fault_set(&fault, "", "a JSON object is required");
+        fail_field(request, &fault);
+        return false;
+    }
+    if (muster_json_decode(type, in->data, in->size, 0, request->thread->arena, out, &fault)) {
         fail_field(request, &fault);
         return false;
     }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* The gateway's counters, and their text for Prometheus.  Counting is atomic and done by every connection's thread. */
+/* The gateway's counters, and the text for Prometheus of these and of what others publish.  Counting is atomic and done
+ * by every connection's thread. */
 #include <stdio.h>
 
 #include "api/http/gateway.h"
@@ -38,8 +39,7 @@ http_metrics_count(struct http_request *request, int64_t duration_us)
 static void
 label(const struct http_entry *entry, char out[128])
 {
-    (void)snprintf(out, 128, "method=\"%s\",route=\"%s\"", entry->route ? entry->route->method : "",
-                   entry->route ? entry->route->path : "");
+    (void)snprintf(out, 128, "method=\"%s\",route=\"%s\"", entry->method, entry->route ? entry->route->path : "none");
 }
 
 static void
@@ -81,24 +81,35 @@ print_durations(const struct http_entry *entry, struct muster_buf *out)
 }
 
 static void
-print(struct muster_buf *out, const char *name, const char *type, const char *help, int64_t value)
+print_head(struct muster_buf *out, const char *name, const char *type, const char *help)
 {
-    muster_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n%s %lld\n", name, help, name, type, name, (long long)value);
+    muster_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
-void
-http_server_metrics(const struct http_server *server, struct muster_buf *out)
+static void
+print(struct muster_buf *out, const char *name, const char *type, const char *help, int64_t value)
+{
+    print_head(out, name, type, help);
+    muster_buf_printf(out, "%s %lld\n", name, (long long)value);
+}
+
+static void
+print_requests(const struct http_server *server, struct muster_buf *out)
 {
     size_t i;
 
-    muster_buf_str(out, "# HELP muster_http_requests_total Requests by route and status.\n"
-                        "# TYPE muster_http_requests_total counter\n");
+    print_head(out, "muster_http_requests_total", "counter",
+               "Requests by route and status; route \"none\" are those that fit no route.");
     for (i = 0; i < server->entry_count; i++)
         print_statuses(&server->entries[i], out);
-    muster_buf_str(out, "# HELP muster_http_request_duration_seconds From the head of a request to its answer.\n"
-                        "# TYPE muster_http_request_duration_seconds histogram\n");
+    print_head(out, "muster_http_request_duration_seconds", "histogram", "From the head of a request to its answer.");
     for (i = 0; i < server->entry_count; i++)
         print_durations(&server->entries[i], out);
+}
+
+static void
+print_connections(const struct http_server *server, struct muster_buf *out)
+{
     print(out, "muster_http_connections", "gauge", "Connections that hold a thread.", server->connections);
     print(out, "muster_http_busy", "gauge", "Requests at work.", server->busy);
     print(out, "muster_http_threads", "gauge", "Connections that can be served at a time.", server->options->threads);
@@ -109,4 +120,120 @@ http_server_metrics(const struct http_server *server, struct muster_buf *out)
     print(out, "muster_http_stream_events_total", "counter", "Events sent to streams.", (int64_t)server->stream_events);
     print(out, "muster_http_cut_total", "counter", "Connections ended because the client took too long.",
           (int64_t)server->cut);
+}
+
+/* ---- the house ---- */
+
+static void
+print_store(struct muster_store *store, struct muster_buf *out)
+{
+    struct muster_store_stats stats;
+
+    muster_store_stats(store, &stats);
+    print(out, "muster_store_jobs", "gauge", "Jobs kept.", (int64_t)stats.jobs);
+    print(out, "muster_store_events", "gauge", "Events kept.", (int64_t)stats.events);
+    print(out, "muster_store_last_seq", "gauge", "Number of the last event.", stats.last_seq);
+    print(out, "muster_store_map_bytes", "gauge", "Size of the memory map.", (int64_t)stats.map_bytes);
+    print(out, "muster_store_used_bytes", "gauge", "Used of it.", (int64_t)stats.used_bytes);
+    print(out, "muster_store_commits_total", "counter", "Commits to the disk.", (int64_t)stats.commits);
+}
+
+static void
+put_waiting(void *arg, const struct muster_mailbox_gauge *gauge)
+{
+    muster_buf_printf(arg, "muster_mailbox_waiting{address=\"%s\"} %zu\n", gauge->address, gauge->waiting);
+}
+
+static void
+put_limit(void *arg, const struct muster_mailbox_gauge *gauge)
+{
+    muster_buf_printf(arg, "muster_mailbox_limit{address=\"%s\"} %zu\n", gauge->address, gauge->limit);
+}
+
+static void
+put_refused(void *arg, const struct muster_mailbox_gauge *gauge)
+{
+    muster_buf_printf(arg, "muster_mailbox_refused_total{address=\"%s\"} %llu\n", gauge->address,
+                      (unsigned long long)gauge->refused);
+}
+
+static void
+print_mailboxes(struct muster_bus *bus, struct muster_buf *out)
+{
+    print_head(out, "muster_mailbox_waiting", "gauge", "Messages that wait in a mailbox.");
+    muster_bus_gauges(bus, put_waiting, out);
+    print_head(out, "muster_mailbox_limit", "gauge", "Messages that a mailbox holds.");
+    muster_bus_gauges(bus, put_limit, out);
+    print_head(out, "muster_mailbox_refused_total", "counter", "Messages refused because a mailbox was full.");
+    muster_bus_gauges(bus, put_refused, out);
+}
+
+/* What was published for a team under `prefix`; NULL: nothing yet. */
+static struct muster_notice *
+take_view(const struct muster_house *house, const char *prefix, const struct team_options *team)
+{
+    char board[160];
+
+    (void)snprintf(board, sizeof board, "%s%s", prefix, team->name);
+    return muster_board_take(house->bus, board);
+}
+
+static void
+print_queue(const struct muster_house *house, const struct team_options *team, struct muster_buf *out)
+{
+    struct muster_notice *notice = take_view(house, MUSTER_QUEUE_BOARD "/", team);
+    struct muster_queue_view view = {.queued = 0};
+
+    if (notice)
+        view = *(const struct muster_queue_view *)muster_notice_object(notice);
+    muster_notice_release(&notice);
+    muster_buf_printf(out, "muster_queue_jobs{team=\"%s\",state=\"queued\"} %lld\n", team->name,
+                      (long long)view.queued);
+    muster_buf_printf(out, "muster_queue_jobs{team=\"%s\",state=\"running\"} %lld\n", team->name,
+                      (long long)view.running);
+}
+
+static void
+print_processes(const struct muster_house *house, const struct team_options *team, struct muster_buf *out)
+{
+    struct muster_notice *notice = take_view(house, MUSTER_AGENT_PREFIX, team);
+    const struct muster_agent_view *view = notice ? muster_notice_object(notice) : NULL;
+    const struct muster_enum_value *state;
+    size_t i, count;
+
+    for (state = process_state_enum.values; state->wire; state++) {
+        for (count = i = 0; view && i < view->count && i < MUSTER_VIEW_PROCESSES; i++)
+            count += (int)view->processes[i].state == state->value;
+        muster_buf_printf(out, "muster_agent_processes{team=\"%s\",state=\"%s\"} %zu\n", team->name, state->wire,
+                          count);
+    }
+    muster_notice_release(&notice);
+}
+
+static void
+print_teams(const struct muster_house *house, struct muster_buf *out)
+{
+    const struct options *options = house->options;
+    size_t i;
+
+    print_head(out, "muster_queue_jobs", "gauge", "Jobs that wait or run.");
+    for (i = 0; i < options->teams.count; i++)
+        print_queue(house, &options->teams.items[i], out);
+    print_head(out, "muster_agent_processes", "gauge", "Processes of agents by what they do.");
+    for (i = 0; i < options->teams.count; i++)
+        print_processes(house, &options->teams.items[i], out);
+}
+
+void
+http_server_metrics(const struct http_server *server, struct muster_buf *out)
+{
+    print_head(out, "muster_info", "gauge", "Version of the daemon; always 1.");
+    muster_buf_str(out, "muster_info{version=\"" MUSTER_VERSION "\"} 1\n");
+    print(out, "muster_start_time_seconds", "gauge", "Unix seconds at which the gateway started.",
+          server->started_ms / 1000);
+    print_requests(server, out);
+    print_connections(server, out);
+    print_teams(&server->house, out);
+    print_mailboxes(server->house.bus, out);
+    print_store(server->house.store, out);
 }

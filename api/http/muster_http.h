@@ -33,12 +33,19 @@ struct http_route {
     const char *doc;
 };
 
+/* Types of bodies that belong together in the manual; types inside of them are shown with them. */
+struct http_bodies {
+    const char *title;                      /* "answers" */
+    const struct muster_type *const *types; /* ends with NULL */
+};
+
 struct http_dialect {
     const char *name;
     const struct http_route *routes; /* ends with method == NULL */
     /* Append the body of an error answer.  `details` is a JSON value or NULL. */
     void (*render_error)(struct muster_buf *out, muster_err err, const char *message, const char *details,
                          int64_t now_ms);
+    const struct http_bodies *bodies; /* for the manual, ends with title == NULL; may be NULL */
 };
 
 const struct muster_house *http_house(const struct http_request *request);
@@ -54,6 +61,9 @@ const void *http_body(const struct http_request *request);
 const struct key *http_key(const struct http_request *request);
 /* May this key use that team? */
 bool http_may_use(const struct http_request *request, const char *team);
+/* Would a callback to this URL be sent?  False for addresses that webhooks.allow_private does not allow, as far as the
+ * URL tells without a name server. */
+bool http_may_call_back(const struct http_request *request, const char *url);
 const char *http_request_id(const struct http_request *request);
 /* Memory until the request is answered. */
 struct muster_arena *http_arena(struct http_request *request);
@@ -80,6 +90,10 @@ void http_fail(struct http_request *request, muster_err err, const char *format,
 /* With a JSON value for `details`. */
 void http_fail_details(struct http_request *request, muster_err err, const char *details, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* For render_error: put the members of `details` of a 403 or 429 also at the end of the object in `out`, where the iris
+ * document has them. */
+void http_error_lift(struct muster_buf *out, muster_err err, const char *details);
 
 /* ---- event streams ---- */
 /* Append to `out` what this event is to a client of the dialect, without its id: "event: chunk\ndata: {...}\n".
@@ -108,6 +122,9 @@ muster_err http_time_parse(const char *text, int64_t *out_ms);
 
 /* ---- the server ---- */
 struct http_server;
+/* Could http_server_start listen on all addresses of the options now?  MUSTER_INVALID_REQUEST: one of them is none, or
+ * two overlap; MUSTER_CONFLICT: one cannot be had.  `problem` says which and what to do. */
+muster_err http_server_probe(const struct http_options *options, char *problem, size_t size);
 /* Starts to serve on all addresses of the options.  MUSTER_CONFLICT: an address is taken; `problem` says which. */
 muster_err http_server_start(const struct muster_house *house, const struct http_dialect *const *dialects,
                              struct http_server **out_server, char *problem, size_t problem_size);
@@ -118,12 +135,15 @@ void http_server_drain(struct http_server *server);
 /* End all streams (with a comment, so that clients come back with their cursor) and connections; returns when no thread
  * is left. */
 void http_server_stop(struct http_server **server_p);
-/* Append the gateway's own metrics. */
+/* Append the metrics of the gateway, and those of queue, agents, mailboxes and store that can be read without asking.
+ */
 void http_server_metrics(const struct http_server *server, struct muster_buf *out);
 
 /* All dialects of this build, ends with NULL. */
 extern const struct http_dialect *const http_dialects[];
 /* Text of `muster describe routes`. */
 void http_describe_routes(struct muster_buf *out);
+/* Text of `muster describe bodies`: every type of request, answer, stream event and callback. */
+void http_describe_bodies(struct muster_buf *out);
 
 #endif

@@ -5,9 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/ioctl.h>
 #include <time.h>
 
 #include "api/http/gateway.h"
+#include "transport/muster_fetch.h"
 
 enum { STATUS_GONE = 499 /* in log and metrics: the client left before its answer */ };
 
@@ -93,6 +95,12 @@ http_may_use(const struct http_request *request, const char *team)
     return teams->count == 0;
 }
 
+bool
+http_may_call_back(const struct http_request *request, const char *url)
+{
+    return request->server->house.options->webhooks->allow_private || !muster_fetch_is_private_literal(url);
+}
+
 const char *
 http_request_id(const struct http_request *request)
 {
@@ -153,9 +161,8 @@ begin(struct http_request *request, struct mg_connection *connection, bool parse
     request->thread = thread;
     request->server = thread->server;
     request->begun_us = http_clock_us();
-    request->entry = &request->server->entries[request->server->entry_count - 1];
-    request->dialect = request->entry->dialect;
-    request->method = request->path = "";
+    request->peer = mg_get_request_info(connection);
+    request->method = request->path = "-";
     if (thread->arena == NULL)
         thread->arena = muster_arena_new();
     if (parsed) {
@@ -167,6 +174,8 @@ begin(struct http_request *request, struct mg_connection *connection, bool parse
         if (!request->keep_alive)
             mg_disable_connection_keep_alive(connection);
     }
+    request->entry = http_entry_unmatched(request->server, request->method);
+    request->dialect = request->entry->dialect;
     name_request(request);
     request->server->busy++;
 }
@@ -201,7 +210,7 @@ say(struct http_request *request, int64_t duration_us)
                        MUSTER_SAY_TEXT("path", shortened(request, request->path, 512)),
                        MUSTER_SAY_NUMBER("status", request->status),
                        MUSTER_SAY_NUMBER("duration_ms", duration_us / 1000), MUSTER_SAY_TEXT("key", request->key.name),
-                       MUSTER_SAY_TEXT("address", request->info ? request->info->remote_addr : ""),
+                       MUSTER_SAY_TEXT("address", request->peer ? request->peer->remote_addr : ""),
                        MUSTER_SAY_TEXT("user_agent", agent), MUSTER_SAY_TEXT("request_id", request->id));
 }
 
@@ -275,14 +284,20 @@ http_serve(struct mg_connection *connection)
     return end(&request);
 }
 
+/* civetweb calls a head that fills its buffer malformed, too; then there is most often more of it to read. */
+static bool
+has_more(struct http_request *request)
+{
+    int fd = http_fd(request), waiting = 0;
+
+    return fd >= 0 && ioctl(fd, FIONREAD, &waiting) == 0 && waiting > 0;
+}
+
 int
 http_refuse(struct mg_connection *connection, int status, const char *message)
 {
     struct http_thread *thread = mg_get_thread_pointer(connection);
     struct http_request request;
-    muster_err err = status == 413   ? MUSTER_HEADERS_TOO_LARGE
-                     : status == 500 ? MUSTER_INTERNAL_ERROR
-                                     : MUSTER_INVALID_REQUEST;
 
     (void)message;
     if (thread == NULL)
@@ -290,8 +305,12 @@ http_refuse(struct mg_connection *connection, int status, const char *message)
     begin(&request, connection, false);
     request.unread = -1;
     http_close(&request);
-    http_fail(&request, err, "%s",
-              err == MUSTER_INVALID_REQUEST ? "Malformed or too large request head" : muster_err_text(err));
+    if (status == 500)
+        http_fail(&request, MUSTER_INTERNAL_ERROR, "%s", muster_err_text(MUSTER_INTERNAL_ERROR));
+    else if (status == 413 || has_more(&request))
+        http_fail(&request, MUSTER_HEADERS_TOO_LARGE, "The request line and headers are too large");
+    else
+        http_fail(&request, MUSTER_INVALID_REQUEST, "Malformed or incomplete request head");
     (void)end(&request);
     return 0;
 }

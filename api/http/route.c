@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/http/gateway.h"
+#include "schemas/muster_describe.h"
 
 enum { QUERY_FIELDS = 32 };
 
@@ -198,7 +199,7 @@ http_route_find(struct http_request *request)
     struct match match, best_match = {.count = 0};
     size_t i;
 
-    for (i = 0; i + 1 < server->entry_count; i++) {
+    for (i = 0; i < server->route_count; i++) {
         struct http_entry *entry = &server->entries[i];
 
         if (!fits(entry->route->path, request->path, &match))
@@ -221,6 +222,21 @@ http_route_find(struct http_request *request)
 
 /* ---- the table ---- */
 
+/* Methods that are counted by name when they meet no route; the last one stands for all others. */
+static const char *const methods[] = {"GET",    "HEAD",    "POST",  "PUT",     "PATCH",
+                                      "DELETE", "OPTIONS", "TRACE", "CONNECT", "other"};
+enum { METHODS = sizeof methods / sizeof *methods };
+
+struct http_entry *
+http_entry_unmatched(struct http_server *server, const char *method)
+{
+    size_t i;
+
+    for (i = 0; i + 1 < METHODS && strcmp(methods[i], method) != 0; i++)
+        ;
+    return &server->entries[server->route_count + i];
+}
+
 static size_t
 add_routes(struct http_entry *entries, const struct http_dialect *dialect)
 {
@@ -230,6 +246,7 @@ add_routes(struct http_entry *entries, const struct http_dialect *dialect)
     for (route = dialect->routes; route->method; route++, count++)
         if (entries) {
             entries[count].route = route;
+            entries[count].method = route->method;
             entries[count].dialect = dialect;
         }
     return count;
@@ -239,19 +256,28 @@ void
 http_routes_build(struct http_server *server)
 {
     const struct http_dialect *const *dialect;
-    size_t count = add_routes(NULL, &http_common);
+    size_t count = add_routes(NULL, &http_common), i;
 
     for (dialect = server->dialects; *dialect; dialect++)
         count += add_routes(NULL, *dialect);
-    server->entries = muster_alloc((count + 1) * sizeof *server->entries);
-    server->entry_count = count + 1;
+    server->route_count = count;
+    server->entry_count = count + METHODS;
+    server->entries = muster_alloc(server->entry_count * sizeof *server->entries);
     count = add_routes(server->entries, &http_common);
     for (dialect = server->dialects; *dialect; dialect++)
         count += add_routes(server->entries + count, *dialect);
-    server->entries[count].dialect = server->dialects[0] ? server->dialects[0] : &http_common;
+    for (i = 0; i < METHODS; i++, count++) {
+        server->entries[count].method = methods[i];
+        server->entries[count].dialect = server->dialects[0] ? server->dialects[0] : &http_common;
+    }
 }
 
 /* ---- the manual ---- */
+
+static const char bodies_text[] =
+    "Bodies are JSON objects.  Times are unix milliseconds, durations milliseconds.  In requests a field that is not\n"
+    "required may be left out, and fields that are not listed are ignored; in answers it is left out when it is 0,\n"
+    "false or empty.  An event of a stream is one line `event: NAME` and one line `data: ` with the object.\n\n";
 
 static void
 describe(struct muster_buf *out, const struct http_dialect *dialect)
@@ -277,4 +303,28 @@ http_describe_routes(struct muster_buf *out)
     describe(out, &http_common);
     for (dialect = http_dialects; *dialect; dialect++)
         describe(out, *dialect);
+}
+
+static void
+describe_bodies(struct muster_buf *out, const struct http_dialect *dialect)
+{
+    const struct http_bodies *group;
+    size_t i;
+
+    for (group = dialect->bodies; group && group->title; group++) {
+        muster_buf_printf(out, "---- %s: %s ----\n\n", dialect->name, group->title);
+        for (i = 0; group->types[i]; i++)
+            muster_describe_type(group->types[i], out);
+    }
+}
+
+void
+http_describe_bodies(struct muster_buf *out)
+{
+    const struct http_dialect *const *dialect;
+
+    muster_buf_str(out, bodies_text);
+    describe_bodies(out, &http_common);
+    for (dialect = http_dialects; *dialect; dialect++)
+        describe_bodies(out, *dialect);
 }

@@ -5,6 +5,8 @@
  * form and script code is never reached.  Start and stop run on the caller's thread; stop ends what waits (streams,
  * asks, slow bodies) before it waits for the threads. */
 #include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,8 +17,8 @@
 #include "api/http/gateway.h"
 
 enum {
-    IDLE_S = 5,        /* how long the stop waits for requests at work */
-    KNOCK_NS = 5000000 /* between two knocks */
+    LISTEN_TEXT = 32, /* room for an address and its port */
+    IDLE_S = 5        /* how long the stop waits for requests at work */
 };
 
 /* ---- threads ---- */
@@ -98,60 +100,135 @@ on_words(const struct mg_connection *connection, const char *message)
 
 /* ---- addresses ---- */
 
-/* "127.0.0.1:3100", "localhost:0" or "3100".  Letters that civetweb knows behind a port would switch on TLS, which this
- * build of it cannot do. */
-static bool
-is_address(const char *text)
+static void
+listen_text(const struct muster_listen *listen, char out[LISTEN_TEXT])
 {
-    const char *colon = strrchr(text, ':');
-    const char *port = colon ? colon + 1 : text;
-    size_t digits = strspn(port, "0123456789");
-    size_t host = colon ? (size_t)(colon - text) : 0;
+    struct in_addr address = {htonl(listen->address)};
+    char host[INET_ADDRSTRLEN] = "";
 
-    if (digits == 0 || digits > 5 || port[digits] != '\0' || strtol(port, NULL, 10) > 65535 || host > 100)
-        return false;
-    return strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-") >= host;
+    (void)inet_ntop(AF_INET, &address, host, sizeof host);
+    (void)snprintf(out, LISTEN_TEXT, "%s:%d", host, listen->port);
 }
 
 static muster_err
-join_addresses(const struct http_options *options, struct muster_buf *out, char *problem, size_t problem_size)
+parse_addresses(const struct http_options *options, struct muster_listen out[HTTP_LISTEN], char *problem, size_t size)
 {
-    size_t i;
+    const struct muster_strs *texts = &options->listen;
+    const char *expected = "";
+    size_t i, j;
 
-    for (i = 0; i < options->listen.count; i++) {
-        if (!is_address(options->listen.items[i])) {
-            (void)snprintf(problem, problem_size,
-                           "'%s' is not an address to listen on: write IPv4-address:port; put a proxy in front for TLS "
-                           "and IPv6",
-                           options->listen.items[i]);
+    MUSTER_ASSERT(texts->count <= HTTP_LISTEN);
+    for (i = 0; i < texts->count; i++) {
+        if (muster_listen_parse(texts->items[i], &out[i], &expected)) {
+            (void)snprintf(problem, size, "The address to listen on, '%.200s', %s", texts->items[i], expected);
             return MUSTER_INVALID_REQUEST;
         }
-        muster_buf_printf(out, "%s%s", i ? "," : "", options->listen.items[i]);
+        for (j = 0; j < i; j++)
+            if (muster_listen_overlaps(&out[j], &out[i])) {
+                (void)snprintf(problem, size, "The addresses to listen on, %s and %s, overlap", texts->items[j],
+                               texts->items[i]);
+                return MUSTER_INVALID_REQUEST;
+            }
     }
     return MUSTER_OK;
 }
 
 static void
+tell_bind(const struct muster_listen *listen, int error, char *problem, size_t size)
+{
+    char text[LISTEN_TEXT];
+
+    listen_text(listen, text);
+    if (error == EADDRINUSE)
+        (void)snprintf(problem, size,
+                       "%s: address already in use; stop the other program or choose another with http.listen", text);
+    else if (error == EADDRNOTAVAIL)
+        (void)snprintf(problem, size, "%s: this machine has no such address; choose another with http.listen", text);
+    else if (error == EACCES)
+        (void)snprintf(problem, size, "%s: ports below 1024 need a privilege; choose another with http.listen", text);
+    else
+        (void)snprintf(problem, size, "%s: %s", text, strerror(error));
+}
+
+/* Bind as civetweb will, and let go. */
+static muster_err
+try_bind(const struct muster_listen *listen, char *problem, size_t size)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((in_port_t)listen->port)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1, error = 0;
+
+    address.sin_addr.s_addr = htonl(listen->address);
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
+        bind(fd, (const struct sockaddr *)&address, sizeof address) != 0)
+        error = errno;
+    if (fd >= 0)
+        (void)close(fd);
+    if (error == 0)
+        return MUSTER_OK;
+    tell_bind(listen, error, problem, size);
+    return MUSTER_CONFLICT;
+}
+
+muster_err
+http_server_probe(const struct http_options *options, char *problem, size_t size)
+{
+    struct muster_listen listen[HTTP_LISTEN];
+    muster_err err = parse_addresses(options, listen, problem, size);
+    size_t i;
+
+    for (i = 0; err == MUSTER_OK && i < options->listen.count; i++)
+        err = try_bind(&listen[i], problem, size);
+    return err;
+}
+
+/* What civetweb gets: the address always stands before the port, because a port alone is all addresses to it. */
+static void
+join_addresses(const struct http_server *server, struct muster_buf *out)
+{
+    char text[LISTEN_TEXT];
+    size_t i;
+
+    for (i = 0; i < server->listen_count; i++) {
+        listen_text(&server->listen[i], text);
+        muster_buf_printf(out, "%s%s", i ? "," : "", text);
+    }
+}
+
+/* Which ports it took, and the URL of the first. */
+static void
 note_addresses(struct http_server *server)
 {
     struct mg_server_port ports[HTTP_LISTEN];
     int count = mg_get_server_ports(server->context, HTTP_LISTEN, ports), i;
-    char host[128];
+    struct muster_listen first;
+    char text[LISTEN_TEXT];
 
-    for (i = 0; i < count && (size_t)i < server->options->listen.count; i++) {
-        const char *text = server->options->listen.items[i];
-        const char *colon = strrchr(text, ':');
-        struct http_listen *listen = &server->listen[i];
+    for (i = 0; i < count && (size_t)i < server->listen_count; i++)
+        server->listen[i].port = ports[i].port;
+    first = server->listen[0];
+    if (first.address == INADDR_ANY)
+        first.address = INADDR_LOOPBACK;
+    listen_text(&first, text);
+    (void)snprintf(server->url, sizeof server->url, "http://%s", text);
+}
 
-        (void)snprintf(host, sizeof host, "%.*s", colon ? (int)(colon - text) : 0, text);
-        if (inet_pton(AF_INET, host, &listen->address) != 1)
-            listen->address.s_addr = INADDR_ANY;
-        listen->port = ports[i].port;
-        if (i == 0)
-            (void)snprintf(server->url, sizeof server->url, "http://%s:%d",
-                           *host && strcmp(host, "0.0.0.0") != 0 ? host : "127.0.0.1", ports[i].port);
-    }
-    server->listen_count = count > 0 ? (size_t)count : 0;
+static void
+warn_if_open(const struct http_server *server)
+{
+    struct muster_buf open = {0};
+    char text[LISTEN_TEXT];
+    size_t i;
+
+    for (i = 0; i < server->listen_count; i++)
+        if (server->listen[i].address >> 24 != IN_LOOPBACKNET) {
+            listen_text(&server->listen[i], text);
+            muster_buf_printf(&open, "%s%s", open.size ? ", " : "", text);
+        }
+    if (open.size)
+        muster_journal_say(server->house.journal, WARNING, "listen-open",
+                           "The gateway listens beyond this machine; put TLS in front.",
+                           MUSTER_SAY_TEXT("address", open.data));
+    muster_buf_free(&open);
 }
 
 /* ---- start ---- */
@@ -240,10 +317,12 @@ http_server_start(const struct muster_house *house, const struct http_dialect *c
 {
     struct http_server *server = server_new(house, dialects);
     struct muster_buf addresses = {0};
-    muster_err err = join_addresses(server->options, &addresses, problem, problem_size);
+    muster_err err = parse_addresses(server->options, server->listen, problem, problem_size);
 
     if (err)
         goto out;
+    server->listen_count = server->options->listen.count;
+    join_addresses(server, &addresses);
     err = http_streams_start(server, &server->streams);
     if (err) {
         (void)snprintf(problem, problem_size, "The event streams could not start: %s", muster_err_text(err));
@@ -255,6 +334,7 @@ http_server_start(const struct muster_house *house, const struct http_dialect *c
         goto out;
     }
     note_addresses(server);
+    warn_if_open(server);
     server->running = true;
     *out_server = server;
 out:
@@ -295,44 +375,42 @@ await_idle(struct http_server *server)
     pthread_mutex_unlock(&server->lock);
 }
 
-/* civetweb looks every two seconds whether it is to stop, or when somebody connects. */
-struct knocker {
-    struct sockaddr_in address;
-    atomic_bool stopped;
-};
-
-static void *
-knock(void *arg)
+/* Is it a socket that listens on one of our addresses? */
+static bool
+is_listener(const struct http_server *server, int fd)
 {
-    const struct timespec pause = {.tv_nsec = KNOCK_NS};
-    struct knocker *knocker = arg;
+    struct sockaddr_in name;
+    socklen_t size = sizeof name, flag_size = sizeof(int);
+    int listens = 0;
+    size_t i;
 
-    while (!atomic_load(&knocker->stopped)) {
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-        if (fd >= 0) {
-            (void)connect(fd, (const struct sockaddr *)&knocker->address, sizeof knocker->address);
-            (void)close(fd);
-        }
-        (void)nanosleep(&pause, NULL);
-    }
-    return NULL;
+    memset(&name, 0, sizeof name);
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &flag_size) != 0 || !listens ||
+        getsockname(fd, (struct sockaddr *)&name, &size) != 0 || name.sin_family != AF_INET)
+        return false;
+    for (i = 0; i < server->listen_count; i++)
+        if (ntohl(name.sin_addr.s_addr) == server->listen[i].address && ntohs(name.sin_port) == server->listen[i].port)
+            return true;
+    return false;
 }
 
+/* civetweb looks every two seconds whether it is to stop, or when something happens to a listening socket; and a
+ * connection that it accepts meanwhile would never be closed.  So nothing is accepted any more. */
 static void
-stop_civetweb(struct http_server *server)
+end_listening(const struct http_server *server)
 {
-    struct knocker knocker = {.address.sin_family = AF_INET};
-    pthread_t thread;
-    bool knocks;
+    DIR *folder = opendir("/proc/self/fd");
+    struct dirent *entry;
+    int fd;
 
-    knocker.address.sin_addr = server->listen[0].address;
-    knocker.address.sin_port = htons((uint16_t)server->listen[0].port);
-    knocks = pthread_create(&thread, NULL, knock, &knocker) == 0; /* else it takes its two seconds */
-    mg_stop(server->context);
-    atomic_store(&knocker.stopped, true);
-    if (knocks)
-        (void)pthread_join(thread, NULL);
+    if (folder == NULL)
+        return; /* then it takes its two seconds */
+    while ((entry = readdir(folder)) != NULL) {
+        fd = entry->d_name[0] == '.' ? -1 : atoi(entry->d_name);
+        if (fd >= 0 && is_listener(server, fd))
+            (void)shutdown(fd, SHUT_RDWR);
+    }
+    (void)closedir(folder);
 }
 
 void
@@ -348,7 +426,8 @@ http_server_stop(struct http_server **server_p)
     http_streams_wake(server->streams);
     http_watch_stop(server);
     await_idle(server);
-    stop_civetweb(server);
+    end_listening(server);
+    mg_stop(server->context);
     http_streams_stop(&server->streams);
     server_free(server);
 }

@@ -304,6 +304,30 @@ beat(const struct http_server *server, struct http_stream *stream)
         http_stream_put(server, stream, text, (size_t)size);
 }
 
+/* Is the key that opened the stream still good?  Looked at with every heartbeat. */
+static bool
+may_go_on(const struct http_request *request)
+{
+    struct muster_notice *notice;
+    const struct muster_keys *keys;
+    int64_t now_ms = muster_clock_ms();
+    bool good = !request->has_key;
+    size_t i;
+
+    notice = muster_board_take(request->server->house.bus, MUSTER_KEYS_BOARD);
+    if (notice == NULL)
+        return true; /* being republished: the next beat will tell */
+    keys = muster_notice_object(notice);
+    for (i = 0; i < muster_keys_count(keys) && !good; i++) {
+        const struct key *key = muster_keys_at(keys, i);
+
+        good = muster_id_equal(&key->id, &request->key.id) && key->revoked_ms == 0 &&
+               (key->expires_ms == 0 || key->expires_ms > now_ms);
+    }
+    muster_notice_release(&notice);
+    return good;
+}
+
 /* What the parked thread does next. */
 enum turn { TURN_WAIT, TURN_WRITE, TURN_JOIN, TURN_END };
 
@@ -343,6 +367,8 @@ follow(struct http_request *request)
     muster_post_close(&request->thread->post); /* thousands may be parked, and hardly any will ask again */
     while (!woken.left) {
         now_ms = http_clock_us() / 1000;
+        if (now_ms >= next_ms && !may_go_on(request))
+            break;
         turn = look(request, &woken, now_ms >= next_ms);
         if (now_ms >= next_ms)
             next_ms = now_ms + pause_ms;

@@ -95,7 +95,7 @@ fake_limit(void *arg, const void *data, size_t size)
     rig->taken++;
     envelope.principal.rate_limit = take.requests;
     envelope.principal.rate_left = take.requests - 5;
-    envelope.principal.rate_reset_s = muster_clock_ms() / 1000 + 30;
+    envelope.principal.rate_reset_s = muster_clock_ms() / 1000 + take.window / 1000 + 1; /* rounded up */
     envelope.principal.rate_window_s = take.window / 1000;
     if (strcmp(envelope.principal.name, "spent") == 0) {
         envelope.principal.rate_left = 0;
@@ -151,9 +151,9 @@ fake_queue(void *arg, const void *data, size_t size)
     rig->last_max_attempts = submit.job->max_attempts;
     snprintf(rig->last_callback, sizeof rig->last_callback, "%s",
              submit.job->callback ? submit.job->callback->url : "");
+    rig->submits++; /* before the answer, so that whoever has it sees the count */
     if (rig->on_submit)
         rig->on_submit(rig, &envelope, &submit);
-    rig->submits++;
 }
 
 static inline void

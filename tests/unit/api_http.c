@@ -77,6 +77,12 @@ handle_large(struct http_request *request)
 }
 
 static void
+handle_overloaded(struct http_request *request)
+{
+    http_fail(request, MUSTER_OVERLOADED, "full");
+}
+
+static void
 handle_forgets(struct http_request *request)
 {
     (void)request;
@@ -93,9 +99,10 @@ static const struct http_route routes[] = {
     {"GET", "/large", "teams:read", 1, NULL, 0, handle_large, "Large."},
     {"GET", "/admin", "admin:*", 1, NULL, 0, handle_literal, "Admin."},
     {"GET", "/live", "teams:read", 1, NULL, HTTP_STREAM, handle_literal, "Key in the query."},
+    {"GET", "/overloaded", "teams:read", 1, NULL, HTTP_FORWARDS, handle_overloaded, "Full."},
     {"GET", "/forgets", NULL, 0, NULL, HTTP_OPEN, handle_forgets, "Never answers."},
     {NULL, NULL, NULL, 0, NULL, 0, NULL, NULL}};
-static const struct http_dialect dialect = {"test", routes, render_error};
+static const struct http_dialect dialect = {"test", routes, render_error, NULL};
 static const struct http_dialect *const dialects[] = {&dialect, NULL};
 
 static void
@@ -233,6 +240,7 @@ Test(http, a_key_in_the_query_is_taken_by_streams_only)
 {
     cr_expect_eq(get("/live?api_key=" ADMIN_KEY, NULL), 200);
     cr_expect_eq(get("/echo/a?api_key=" ADMIN_KEY, NULL), 401);
+    cr_expect(answer_has(&answer, "?api_key= is taken on stream routes only"), "%s", answer.body.data);
 }
 
 Test(http, a_missing_scope_is_403_and_names_what_is_needed)
@@ -240,6 +248,7 @@ Test(http, a_missing_scope_is_403_and_names_what_is_needed)
     cr_expect_eq(get("/admin", READER_KEY), 403);
     cr_expect(answer_has(&answer, "{\"required\":[\"admin:*\"],\"provided\":[\"teams:read\"]}"), "%s",
               answer.body.data);
+    cr_expect(answer_has(&answer, "the key lacks admin:*"), "%s", answer.body.data);
     cr_expect_eq(get("/admin", ADMIN_KEY), 200);
 }
 
@@ -268,6 +277,37 @@ Test(http, limited_keys_see_their_rate_in_both_kinds_of_headers)
     cr_expect_str_eq(text, "\"default\";q=1000;w=60");
     cr_expect(answer_header(&answer, "RateLimit", text, sizeof text));
     cr_expect_eq(strncmp(text, "\"default\";r=995;t=", 18), 0);
+    cr_expect_geq(atoi(text + 18), 58, "%s", text);
+    cr_expect_leq(atoi(text + 18), 60, "%s", text);
+}
+
+Test(http, refusals_count_like_answers)
+{
+    static const struct {
+        const char *method, *path, *body;
+        int status;
+    } rows[] = {{"POST", "/put", "{}", 400}, {"GET", "/admin", NULL, 403}, {"GET", "/teams/nobody", NULL, 404}};
+    char text[64] = "";
+    int i;
+
+    for (i = 0; i < 3; i++) {
+        cr_expect_eq(request_text(&rig, &answer, rows[i].method, rows[i].path, READER_KEY, NULL, rows[i].body),
+                     rows[i].status, "%s", rows[i].path);
+        cr_expect_eq(rig.taken, i + 1, "%s", rows[i].path);
+        cr_expect(answer_header(&answer, "X-RateLimit-Remaining", text, sizeof text), "%s", rows[i].path);
+        cr_expect_str_eq(text, "995");
+    }
+    cr_expect_eq(request_text(&rig, &answer, "POST", "/put", SPENT_KEY, NULL, "{}"), 429);
+    cr_expect(answer_has(&answer, "RATE_LIMITED"));
+    cr_expect_eq(rig.taken, 4);
+}
+
+Test(http, what_is_not_the_callers_fault_is_not_counted)
+{
+    cr_expect_eq(get("/overloaded", READER_KEY), 503);
+    cr_expect_eq(get("/nothing", READER_KEY), 404, "the key is not looked at");
+    cr_expect_eq(get("/echo/a", "wrong"), 401);
+    cr_expect_eq(rig.taken, 0);
 }
 
 Test(http, unlimited_keys_cost_no_hop)
@@ -328,6 +368,7 @@ Test(http, a_body_that_does_not_fit_is_400_and_names_the_field)
     cr_expect_eq(put("{\"key\":\"k\"} x", NULL), 400);
     cr_expect_eq(put("{\"key\":\"\xff\xfe\"}", NULL), 400);
     cr_expect_eq(request_text(&rig, &answer, "POST", "/put", ADMIN_KEY, NULL, NULL), 400);
+    cr_expect(answer_has(&answer, "\"message\":\"a JSON object is required\""), "%s", answer.body.data);
 }
 
 Test(http, nul_bytes_in_a_body_are_400)
@@ -565,7 +606,8 @@ Test(http, a_megabyte_of_header_is_refused)
     client_say(&client, "GET /health HTTP/1.1\r\nHost: x\r\nX: ");
     (void)client_send(&client, text, size);
     cr_expect(client_answer(&client, &answer));
-    cr_expect(answer.status == 400 || answer.status == 431, "%d", answer.status);
+    cr_expect_eq(answer.status, 431);
+    cr_expect(answer_has(&answer, "too large"));
     client_close(&client);
     free(text);
 }
@@ -580,6 +622,19 @@ Test(http, a_head_over_the_limit_is_431)
         muster_buf_printf(&text, "X-%d: %0500d\r\n", i, i);
     muster_buf_str(&text, "\r\n");
     cr_expect_eq(request_bytes(&rig, text.data, text.size, &answer), 431);
+    muster_buf_free(&text);
+}
+
+Test(http, heads_that_cannot_be_read_are_logged_with_the_peer)
+{
+    struct muster_buf text = {0};
+
+    cr_expect_eq(raw("NONSENSE\r\n\r\n"), 400);
+    cr_expect(answer_has(&answer, "Malformed or incomplete request head"));
+    http_server_stop(&rig.server);
+    rig_journal(&rig, &text);
+    cr_expect(strstr(text.data, "\"method\":\"-\",\"path\":\"-\",\"status\":400") != NULL, "%s", text.data);
+    cr_expect(strstr(text.data, "\"address\":\"127.0.0.1\"") != NULL, "%s", text.data);
     muster_buf_free(&text);
 }
 
@@ -742,14 +797,113 @@ Test(http, keys_are_listed_without_secrets)
 Test(http, keys_to_make_are_checked)
 {
     static const char *const bodies[] = {
-        "{\"name\":\"a\",\"scopes\":[\"nonsense\"]}", "{\"name\":\"a\",\"scopes\":[]}", "{\"scopes\":[\"teams:read\"]}",
+        "{\"name\":\"a\",\"scopes\":[\"nonsense\"]}",
+        "{\"name\":\"a\",\"scopes\":[]}",
+        "{\"scopes\":[\"teams:read\"]}",
         "{\"name\":\"a\",\"scopes\":[\"*\"],\"rateLimit\":{\"requests\":1,\"window\":\"x\"}}",
-        "{\"name\":\"a\",\"scopes\":[\"*\"],\"expiresAt\":\"tomorrow\"}"};
+        "{\"name\":\"a\",\"scopes\":[\"*\"],\"expiresAt\":\"tomorrow\"}",
+        "{\"name\":\"a\",\"scopes\":[\"*\"],\"expiresAt\":\"2020-01-01\"}"};
     size_t i;
 
     for (i = 0; i < sizeof bodies / sizeof *bodies; i++)
         cr_expect_eq(request_text(&rig, &answer, "POST", "/api/v1/keys", ADMIN_KEY, NULL, bodies[i]), 400, "%s",
                      bodies[i]);
+    cr_expect(answer_has(&answer, "{\"field\":\"expiresAt\",\"expected\":\"must be in the future\"}"), "%s",
+              answer.body.data);
+}
+
+/* ---- metrics --------------------------------------------------------------------------------------------------------- */
+
+/* The name in a line, up to a blank or brace. */
+static size_t
+name_size(const char *text)
+{
+    return strcspn(text, " {\n");
+}
+
+/* Does the sample belong to the metric?  A histogram's samples have endings. */
+static bool
+is_of(const char *sample, size_t size, const char *metric, size_t metric_size, bool histogram)
+{
+    static const char *const ends[] = {"_bucket", "_sum", "_count"};
+    size_t i;
+
+    if (size < metric_size || memcmp(sample, metric, metric_size) != 0)
+        return false;
+    for (i = 0; histogram && i < 3; i++)
+        if (size == metric_size + strlen(ends[i]) && memcmp(sample + metric_size, ends[i], strlen(ends[i])) == 0)
+            return true;
+    return !histogram && size == metric_size;
+}
+
+/* HELP, TYPE, then all samples of that metric and of no other; no metric twice. */
+static size_t
+check_metrics(const char *text)
+{
+    const char *line = text, *help = NULL, *type = NULL, *seen;
+    char again[160];
+    size_t groups = 0;
+
+    for (; *line; line = strchr(line, '\n') + 1) {
+        cr_assert_not_null(strchr(line, '\n'), "%s", line);
+        if (strncmp(line, "# HELP ", 7) == 0) {
+            help = line + 7;
+            type = NULL;
+        } else if (strncmp(line, "# TYPE ", 7) == 0) {
+            type = line + 7;
+            cr_assert(help && name_size(help) == name_size(type) && memcmp(help, type, name_size(type)) == 0,
+                      "no HELP before: %.80s", line);
+            snprintf(again, sizeof again, "# TYPE %.*s ", (int)name_size(type), type);
+            seen = strstr(text, again);
+            cr_assert_eq(seen, line, "twice: %s", again);
+            groups++;
+        } else {
+            cr_assert(type && is_of(line, name_size(line), type, name_size(type),
+                                    strncmp(type + name_size(type), " histogram", 10) == 0),
+                      "not in its group: %.80s", line);
+        }
+    }
+    return groups;
+}
+
+static void
+publish_team(void)
+{
+    struct muster_queue_view *queue = muster_alloc(sizeof *queue);
+    struct muster_agent_view *agent = muster_alloc(sizeof *agent);
+
+    *queue = (struct muster_queue_view){.queued = 2, .running = 1};
+    agent->count = 2;
+    agent->processes[0].state = agent->processes[1].state = process_state_IDLE;
+    muster_board_publish(rig.bus, MUSTER_QUEUE_BOARD "/backend", queue, free);
+    muster_board_publish(rig.bus, MUSTER_AGENT_PREFIX "backend", agent, free);
+}
+
+Test(http, metrics_are_in_groups_that_are_explained)
+{
+    static const char *const lines[] = {
+        "muster_info{version=\"" MUSTER_VERSION "\"} 1\n",
+        "# TYPE muster_start_time_seconds gauge\n",
+        "# TYPE muster_store_last_seq gauge\n",
+        "muster_queue_jobs{team=\"backend\",state=\"queued\"} 2\n",
+        "muster_queue_jobs{team=\"backend\",state=\"running\"} 1\n",
+        "muster_queue_jobs{team=\"frontend\",state=\"queued\"} 0\n",
+        "muster_agent_processes{team=\"backend\",state=\"idle\"} 2\n",
+        "muster_agent_processes{team=\"frontend\",state=\"busy\"} 0\n",
+        "muster_http_requests_total{method=\"GET\",route=\"none\",status=\"404\"} 1\n",
+        "muster_http_requests_total{method=\"other\",route=\"none\",status=\"404\"} 1\n",
+        "muster_http_requests_total{method=\"other\",route=\"none\",status=\"400\"} 1\n",
+    };
+    size_t i;
+
+    publish_team();
+    cr_expect_eq(get("/nothing", ADMIN_KEY), 404);
+    cr_expect_eq(request_text(&rig, &answer, "PROPFIND", "/nothing", ADMIN_KEY, NULL, NULL), 404);
+    cr_expect_eq(raw("NONSENSE\r\n\r\n"), 400);
+    for (i = 0; i < sizeof lines / sizeof *lines; i++)
+        await_metric(lines[i]); /* a request is counted just after its answer */
+    cr_expect_gt(check_metrics(answer.body.data), 20);
+    cr_expect(!answer_has(&answer, "route=\"\""));
 }
 
 Test(http, every_request_is_in_the_log_without_query_or_secret)
@@ -789,6 +943,91 @@ Test(http, a_taken_address_is_told)
     cr_expect(strstr(problem, address) != NULL, "%s", problem);
     cr_expect_null(other);
     muster_bus_free(&house.bus);
+}
+
+/* Ask the gateway whether it could listen on one or two addresses. */
+static muster_err
+probe(const char *one, const char *two, char problem[256])
+{
+    struct http_options http = *rig.config.options->http;
+    const char *items[] = {one, two};
+
+    http.listen = (struct muster_strs){items, two ? 2 : 1};
+    return http_server_probe(&http, problem, 256);
+}
+
+Test(http, a_probe_tells_what_is_wrong_before_anything_starts)
+{
+    char problem[256] = "", address[32], expected[256];
+
+    snprintf(address, sizeof address, "127.0.0.1:%d", rig.port);
+    cr_expect_eq(probe(address, NULL, problem), MUSTER_CONFLICT);
+    snprintf(expected, sizeof expected,
+             "%s: address already in use; stop the other program or choose another with http.listen", address);
+    cr_expect_str_eq(problem, expected);
+    snprintf(address, sizeof address, "%d", rig.port);
+    cr_expect_eq(probe("127.0.0.1:0", address, problem), MUSTER_CONFLICT);
+    cr_expect_str_eq(problem, expected);
+    cr_expect_eq(probe("192.0.2.1:0", NULL, problem), MUSTER_CONFLICT);
+    cr_expect_str_eq(problem, "192.0.2.1:0: this machine has no such address; choose another with http.listen");
+    cr_expect_eq(probe("[::1]:80", NULL, problem), MUSTER_INVALID_REQUEST);
+    cr_expect(strstr(problem, "'[::1]:80', must be PORT or ADDRESS:PORT with an IPv4 address or *"), "%s", problem);
+    cr_expect_eq(probe("443s", NULL, problem), MUSTER_INVALID_REQUEST);
+    cr_expect(strstr(problem, "TLS is not served here"), "%s", problem);
+    cr_expect_eq(probe("0.0.0.0:4711", "4711", problem), MUSTER_INVALID_REQUEST);
+    cr_expect(strstr(problem, "0.0.0.0:4711 and 4711, overlap"), "%s", problem);
+    cr_expect_eq(probe("0", "*:0", problem), MUSTER_OK);
+}
+
+/* Can 127.0.0.2 be reached at that port?  Only when the server listens on all addresses. */
+static bool
+is_open(int port)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((in_port_t)port)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool open;
+
+    address.sin_addr.s_addr = htonl(0x7f000002);
+    open = connect(fd, (const struct sockaddr *)&address, sizeof address) == 0;
+    close(fd);
+    return open;
+}
+
+static void
+expect_open(const char *listen, bool open)
+{
+    struct http_options http = *rig.config.options->http;
+    struct options options = *rig.config.options;
+    struct muster_house house = rig.house;
+    struct http_server *other = NULL;
+    struct muster_buf text = {0};
+    char problem[256] = "";
+    const char *url;
+
+    http.listen = (struct muster_strs){&listen, 1};
+    options.http = &http;
+    house.options = &options;
+    house.bus = muster_bus_new();
+    cr_assert_eq(http_server_start(&house, dialects, &other, problem, sizeof problem), MUSTER_OK, "%s", problem);
+    url = http_server_url(other);
+    cr_expect_eq(strncmp(url, "http://127.0.0.1:", 17), 0, "%s", url);
+    cr_expect_eq(is_open(atoi(url + 17)), open, "%s", listen);
+    cr_expect_eq(strstr(rig_journal(&rig, &text), "listen-open") != NULL, open, "%s", listen);
+    if (open)
+        cr_expect(strstr(text.data, "\"address\":\"0.0.0.0:") != NULL, "%s", text.data);
+    http_server_stop(&other);
+    muster_bus_free(&house.bus);
+    muster_buf_free(&text);
+}
+
+Test(http, a_port_alone_is_of_this_machine_only)
+{
+    expect_open("0", false);
+}
+
+Test(http, listening_on_all_addresses_is_said_loudly)
+{
+    expect_open("*:0", true);
 }
 
 Test(http, addresses_that_would_switch_on_tls_are_refused)

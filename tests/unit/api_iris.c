@@ -259,7 +259,11 @@ Test(iris, a_reader_may_not_ask)
     json_t *json = call_as(READER_KEY, "POST", ASK, "{\"question\":\"x\"}", 403);
 
     cr_expect_str_eq(text_of(json, "error"), "Insufficient permissions");
+    cr_expect_str_eq(text_of(json, "message"), "Insufficient permissions: the key lacks messages:write");
     cr_expect_eq(json_array_size(json_object_get(json_object_get(json, "details"), "required")), 2);
+    cr_expect(
+        json_equal(json_object_get(json, "required"), json_object_get(json_object_get(json, "details"), "required")));
+    cr_expect_str_eq(json_string_value(json_array_get(json_object_get(json, "provided"), 0)), "teams:read");
     json_decref(json);
 }
 
@@ -269,9 +273,23 @@ Test(iris, submits_go_through_the_limiter_once)
 
     cr_expect_str_eq(text_of(json, "error"), "Rate limit exceeded");
     cr_expect_eq(number_of(json_object_get(json, "details"), "limit"), 1000);
+    cr_expect_eq(number_of(json, "limit"), 1000);
+    cr_expect_eq(number_of(json, "window"), 60000);
+    cr_expect_eq(number_of(json, "resetAt"), number_of(json_object_get(json, "details"), "resetAt"));
+    cr_expect_gt(number_of(json, "resetAt"), muster_clock_ms());
     cr_expect_eq(rig.taken, 1);
     cr_expect_eq(rig.submits, 0);
     json_decref(json);
+}
+
+Test(iris, a_submit_that_is_refused_for_its_body_counts_once)
+{
+    char text[32] = "";
+
+    json_decref(call_as(SPENT_KEY, "POST", ASK, "{\"question\":\"x\",\"context\":7}", 429));
+    cr_expect_eq(rig.taken, 1);
+    cr_expect(answer_header(&answer, "X-RateLimit-Limit", text, sizeof text));
+    cr_expect_eq(rig.submits, 0);
 }
 
 Test(iris, a_draining_server_takes_no_new_work_but_answers_reads)
@@ -337,6 +355,59 @@ Test(iris, callbacks_that_could_do_harm_are_400)
         cr_expect(answer_has(&answer, "\"field\":\"callback."), "%s: %s", callbacks[i], answer.body.data);
     }
     cr_expect_eq(rig.submits, 0);
+}
+
+Test(iris, callbacks_to_private_addresses_are_refused_at_once)
+{
+    static const char *const urls[] = {"http://127.0.0.1:9/x", "http://localhost/",  "http://2130706433/",
+                                       "http://0x7f.1/",       "http://[::1]:8080/", "https://192.168.0.9/"};
+    char body[256];
+    size_t i;
+
+    for (i = 0; i < sizeof urls / sizeof *urls; i++) {
+        snprintf(body, sizeof body, "{\"task\":\"x\",\"callback\":{\"url\":\"%s\"}}", urls[i]);
+        expect_error(EXECUTE, body, 400, "INVALID_REQUEST");
+        cr_expect(answer_has(&answer, "\"field\":\"callback.url\""), "%s", urls[i]);
+        cr_expect(answer_has(&answer, "unless webhooks.allow_private is set"), "%s", urls[i]);
+    }
+    cr_expect_eq(rig.submits, 0);
+}
+
+Test(iris, callbacks_to_private_addresses_can_be_allowed)
+{
+    struct muster_buf yaml = {0};
+
+    close_rig();
+    muster_buf_printf(&yaml, "%swebhooks: {allow_private: true}\n", rig_options);
+    rig_open(&rig, yaml.data, http_dialects);
+    rig.on_submit = on_submit;
+    muster_buf_free(&yaml);
+    json_decref(call("POST", EXECUTE, "{\"task\":\"x\",\"callback\":{\"url\":\"http://127.0.0.1:9/x\"}}", 202));
+    cr_expect_str_eq(rig.last_callback, "http://127.0.0.1:9/x");
+}
+
+Test(iris, what_is_wrong_with_a_field_is_said_alike)
+{
+    static const struct {
+        const char *path, *body, *expected;
+    } rows[] = {
+        {ASK, "{\"question\":\"x\",\"context\":7}", "\"message\":\"context: must be an object\""},
+        {ASK, "{\"question\":\"x\",\"timeout\":80000000}", "\"message\":\"timeout: must be at most 1800000\""},
+        {ASK, "{\"question\":7}", "\"message\":\"question: must be text"},
+        {ASK, "", "\"message\":\"a JSON object is required\""},
+        {EXECUTE, "{\"task\":\"x\",\"callback\":{\"url\":\"ftp://x.example\"}}",
+         "\"expected\":\"must be an http or https URL\""},
+        {"/api/v1/messages/history?limit=0", NULL, "\"message\":\"limit: must be a whole number, 1 to 200\""},
+        {"/api/v1/messages/history?status=done", NULL, "\"expected\":\"must be one of queued, processing"},
+        {"/api/v1/messages/history?since=soon", NULL, "\"expected\":\"must be unix milliseconds or"},
+        {"/api/v1/teams/backend/stream", NULL, "\"message\":\"message: must be the message"},
+    };
+    size_t i;
+
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        expect_error(rows[i].path, rows[i].body, 400, "INVALID_REQUEST");
+        cr_expect(answer_has(&answer, rows[i].expected), "%s: %s", rows[i].expected, answer.body.data);
+    }
 }
 
 /* ---- streams -------------------------------------------------------------------------------------------------------- */
@@ -454,6 +525,24 @@ Test(iris, a_cancelled_or_failed_job_ends_its_stream_with_an_error)
     client = open_stream("POST", STREAM, NULL, "{\"message\":\"x\"}");
     publish_body(&rig.last_job, 2, &job_cancelled_type, &(struct job_cancelled){.by = "me"}, true);
     cr_expect_eq(client_event(&client, NULL, 0), 2);
+    client_close(&client);
+}
+
+Test(iris, a_dropped_preview_makes_the_answer_begin_anew)
+{
+    struct client client = open_stream("POST", STREAM, NULL, "{\"message\":\"x\"}");
+
+    publish_body(&rig.last_job, 1, &job_notice_type, &(struct job_notice){.kind = "api_retry", .text = "not shown"},
+                 true);
+    publish_body(&rig.last_job, 2, &job_notice_type,
+                 &(struct job_notice){.kind = "preview_dropped", .text = "The stream broke"}, true);
+    publish_body(&rig.last_job, 3, &job_notice_type, &(struct job_notice){.kind = "preview_dropped"}, true);
+    expect_event(&client, 2,
+                 "event: retry\ndata: {\"messageId\":\"msg_%s\",\"code\":\"MODEL_ERROR\",\"message\":"
+                 "\"The stream broke\",\"delay\":0}");
+    expect_event(&client, 3,
+                 "event: retry\ndata: {\"messageId\":\"msg_%s\",\"code\":\"MODEL_ERROR\",\"message\":"
+                 "\"The model API failed\",\"delay\":0}");
     client_close(&client);
 }
 
@@ -609,8 +698,14 @@ Test(iris, a_message_is_found_under_all_its_names)
         cr_expect_eq(number_of(json, "createdAt"), 1704067200000);
         cr_expect_eq(number_of(json, "startedAt"), 1704067200100);
         cr_expect_eq(number_of(json, "completedAt"), 1704067200600);
-        cr_expect_eq(number_of(json_object_get(json, "progress"), "percentage"), 100);
+        cr_expect_str_eq(text_of(json, "from"), "admin");
+        cr_expect_str_eq(text_of(json, "kind"), "execute");
+        cr_expect_str_eq(text_of(json, "priority"), "normal");
+        cr_expect_str_eq(text_of(json, "message"), "question");
+        cr_expect_eq(number_of(json, "attempts"), 1);
+        cr_expect_eq(number_of(json, "maxAttempts"), 3);
         cr_expect_null(json_object_get(json, "error"));
+        cr_expect_null(json_object_get(json, "callback"));
         json_decref(json);
     }
 }
@@ -638,6 +733,106 @@ Test(iris, states_are_told_in_the_documents_words)
             cr_expect_not_null(json_object_get(json, "error"));
         json_decref(json);
     }
+}
+
+static void
+expect_progress(const struct job *job, int64_t current, int64_t least, int64_t most)
+{
+    json_t *json = call("GET", path_of(job, "msg_", ""), NULL, 200), *progress = json_object_get(json, "progress");
+
+    cr_expect_eq(number_of(progress, "current"), current, "%s", answer.body.data);
+    cr_expect_eq(number_of(progress, "total"), 1);
+    cr_expect_geq(number_of(progress, "percentage"), least, "%s", answer.body.data);
+    cr_expect_leq(number_of(progress, "percentage"), most, "%s", answer.body.data);
+    json_decref(json);
+}
+
+Test(iris, progress_is_full_only_when_completed)
+{
+    static const struct {
+        enum job_state state;
+        int64_t age_ms, current, least, most;
+    } rows[] = {{job_state_QUEUED, 5000, 0, 0, 0},      {job_state_RETRYING, 5000, 0, 0, 0},
+                {job_state_RUNNING, 0, 0, 1, 20},       {job_state_RUNNING, 5100, 0, 50, 90},
+                {job_state_RUNNING, 999999, 0, 99, 99}, {job_state_COMPLETED, 5000, 1, 100, 100},
+                {job_state_FAILED, 5000, 0, 0, 0},      {job_state_CANCELLED, 5000, 0, 0, 0}};
+    size_t i;
+
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct job job = store_one("backend", "admin", rows[i].state, muster_clock_ms() - rows[i].age_ms);
+
+        expect_progress(&job, rows[i].current, rows[i].least, rows[i].most);
+    }
+}
+
+Test(iris, context_comes_back_as_it_was_given_and_empty_usage_is_left_out)
+{
+    struct job job = store_one("backend", "admin", job_state_RUNNING, 1704067200000);
+    struct usage usage = {.turns = 0};
+    json_t *json;
+
+    job.context = "{\"pr\":[1,{\"a\":null}]}";
+    job.usage = &usage;
+    store_job(&rig, &job);
+    json = call("GET", path_of(&job, "msg_", ""), NULL, 200);
+    cr_expect(answer_has(&answer, "\"context\":{\"pr\":[1,{\"a\":null}]}"), "%s", answer.body.data);
+    cr_expect_null(json_object_get(json_object_get(json, "metadata"), "usage"), "%s", answer.body.data);
+    json_decref(json);
+    usage.turns = 1;
+    store_job(&rig, &job);
+    json = call("GET", path_of(&job, "msg_", ""), NULL, 200);
+    cr_expect_eq(number_of(json_object_get(json_object_get(json, "metadata"), "usage"), "turns"), 1);
+    json_decref(json);
+}
+
+static void
+store_delivery(const struct delivery *delivery)
+{
+    struct muster_batch *batch = muster_batch_new(rig.house.store);
+    struct muster_buf bytes = {0};
+
+    muster_pack(&delivery_type, delivery, &bytes);
+    NEED(muster_batch_put(batch, &delivery_type, bytes.data, bytes.size) == MUSTER_OK);
+    NEED(muster_batch_commit(batch) == MUSTER_OK);
+    muster_buf_free(&bytes);
+    muster_batch_free(&batch);
+}
+
+static void
+expect_callback(const struct job *job, const char *expected)
+{
+    json_t *json = call("GET", path_of(job, "msg_", ""), NULL, 200);
+    char *text = json_dumps(json_object_get(json, "callback"), JSON_COMPACT | JSON_SORT_KEYS);
+
+    cr_assert_not_null(text);
+    cr_expect_str_eq(text, expected);
+    free(text);
+    json_decref(json);
+}
+
+Test(iris, a_message_tells_where_its_callback_is)
+{
+    struct job_callback callback = {.url = "https://example.com/"};
+    struct job job = store_one("backend", "admin", job_state_RUNNING, 1704067200000);
+    struct delivery delivery = {.id = job.id, .state = delivery_state_PENDING, .tries = 2, .next_ms = 1704067300000};
+
+    job.callback = &callback;
+    store_job(&rig, &job);
+    expect_callback(&job, "{\"status\":\"waiting\",\"tries\":0}");
+    job.state = job_state_COMPLETED;
+    job.finished_ms = job.started_ms + 1;
+    store_job(&rig, &job);
+    expect_callback(&job, "{\"status\":\"pending\",\"tries\":0}");
+    delivery.problem = "Connection refused";
+    store_delivery(&delivery);
+    expect_callback(&job, "{\"nextTry\":1704067300000,\"problem\":\"Connection refused\",\"status\":\"pending\","
+                          "\"tries\":2}");
+    delivery = (struct delivery){.id = job.id, .state = delivery_state_DELIVERED, .tries = 3, .status = 204};
+    store_delivery(&delivery);
+    expect_callback(&job, "{\"httpStatus\":204,\"status\":\"delivered\",\"tries\":3}");
+    delivery = (struct delivery){.id = job.id, .state = delivery_state_FAILED, .tries = 10, .status = 500};
+    store_delivery(&delivery);
+    expect_callback(&job, "{\"httpStatus\":500,\"status\":\"failed\",\"tries\":10}");
 }
 
 Test(iris, a_failed_message_tells_why)
@@ -796,5 +991,35 @@ Test(iris, every_route_is_described)
     for (dialect = http_dialects; *dialect; dialect++)
         for (route = (*dialect)->routes; route->method; route++)
             cr_expect(strstr(text.data, route->path) != NULL);
+    muster_buf_free(&text);
+}
+
+/* Every TYPE of a table stands in the text. */
+static void
+expect_described(const char *text, const char *path)
+{
+    FILE *file = fopen(path, "r");
+    char line[1024], wire[128];
+    size_t count = 0;
+
+    cr_assert_not_null(file, "%s", path);
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "TYPE(%*[a-z_], \"%120[^\"]\"", wire) == 1) {
+            strcat(wire, "\n    "); /* its name alone on a line, then its doc */
+            cr_expect(strstr(text, wire) != NULL, "%s: %s", path, wire);
+            count++;
+        }
+    fclose(file);
+    cr_expect_gt(count, 1, "%s", path);
+}
+
+Test(iris, every_body_is_described)
+{
+    struct muster_buf text = {0};
+
+    http_describe_bodies(&text);
+    expect_described(text.data, MUSTER_SOURCE_DIR "/api/http/http.def");
+    expect_described(text.data, MUSTER_SOURCE_DIR "/api/dialects/iris.def");
+    expect_described(text.data, MUSTER_SOURCE_DIR "/actors/webhook.def");
     muster_buf_free(&text);
 }

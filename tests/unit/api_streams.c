@@ -75,7 +75,7 @@ static const struct http_route routes[] = {
     {"GET", "/stream/{job}", "teams:read", 1, NULL, HTTP_STREAM, handle_stream, "Stream."},
     {"GET", "/cursor", "teams:read", 1, NULL, 0, handle_cursor, "Cursor."},
     {NULL, NULL, NULL, 0, NULL, 0, NULL, NULL}};
-static const struct http_dialect dialect = {"test", routes, render_error};
+static const struct http_dialect dialect = {"test", routes, render_error, NULL};
 static const struct http_dialect *const dialects[] = {&dialect, NULL};
 
 static void
