@@ -205,3 +205,9 @@ call_value(const struct call *call, const char *name)
     MUSTER_ASSERT(i >= 0);
     return call->values[i];
 }
+
+bool
+duration_lacks_unit(const char *text)
+{
+    return *text && text[strspn(text, "0123456789.")] == '\0';
+}

@@ -45,6 +45,8 @@ bool call_parse(int argc, char *const argv[], const struct command *commands, co
                 struct call *out, char *problem, size_t problem_size);
 /* Value of an option of the command or of all commands; NULL: not given. */
 const char *call_value(const struct call *call, const char *name);
+/* Is it a number and nothing else?  Such a span would be milliseconds, which nobody who writes 5 means. */
+bool duration_lacks_unit(const char *text);
 /* The row of "ask" or "key create"; NULL: there is none. */
 const struct command *command_find(const struct command *commands, const char *first, const char *second);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* ask, execute and stream: give a team something to do. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -11,6 +12,8 @@
 
 #define ANSWER_MARGIN_MS 10000 /* what the server may take longer than the patience that it was told */
 #define SUBMIT_TIMEOUT_MS 30000
+#define ATTEMPTS_MAX 100
+#define ASK_DEFAULT_MS 1800000 /* patience where nobody can see what happens; the server's own default is short */
 
 /* Sets `context` from --context; it must be a JSON value. */
 static int
@@ -28,16 +31,71 @@ put_context(const struct call *call, json_t *body)
     return EXIT_DONE;
 }
 
-/* In a pipe: one request, one answer. */
+/* What ask, execute and stream take alike: the text under its name, priority and context.  EXIT_DONE: *out_body is the
+ * caller's. */
 static int
-ask_plainly(const struct client *client, const char *team, const char *body, int64_t timeout_ms)
+make_body(const struct call *call, const char *name, const char *text, json_t **out_body)
 {
-    struct term *term = term_start(false, 0);
+    json_t *body = json_object();
+    int result = put_context(call, body);
+
+    if (result) {
+        json_decref(body);
+        return result;
+    }
+    json_put_text(body, name, text);
+    if (call_value(call, "--priority"))
+        json_put_text(body, "priority", call_value(call, "--priority"));
+    *out_body = body;
+    return EXIT_DONE;
+}
+
+/* ---- ask ---- */
+
+/* What is asked. */
+struct question {
+    const struct call *call;
+    const char *team;
+    const char *text;
+    int64_t timeout_ms; /* 0: the caller did not say */
+};
+
+/* Send and wait.  `timeout_ms` 0: as long as the server likes. */
+static int
+send_question(const struct client *client, const struct question *question, int64_t timeout_ms,
+              struct client_reply *out)
+{
+    json_t *body;
+    int result = make_body(question->call, "question", question->text, &body);
+
+    if (result)
+        return result;
+    if (timeout_ms)
+        json_object_set_new(body, "timeout", json_integer(timeout_ms));
+    client_send(client, "POST", client_path(client, "/api/v1/teams/", question->team, "/ask"),
+                client_body(client, body), timeout_ms ? timeout_ms + ANSWER_MARGIN_MS : 0, out);
+    return EXIT_DONE;
+}
+
+/* One request, one answer.  A server that allows less than our default is asked for its own. */
+static int
+ask_plainly(const struct client *client, const struct question *question)
+{
+    struct term *term = term_start(!client->json && isatty(STDOUT_FILENO), 0);
+    struct client_reply reply;
     json_t *answer = NULL;
     const char *text;
-    int result = client_request(client, "POST", client_path(client, "/api/v1/teams/", team, "/ask"), body,
-                                timeout_ms ? timeout_ms + ANSWER_MARGIN_MS : 0, &answer);
+    int result;
 
+    term_label(term, "waiting");
+    result = send_question(client, question, question->timeout_ms ? question->timeout_ms : ASK_DEFAULT_MS, &reply);
+    if (!result && !question->timeout_ms && client_is_about(&reply, "timeout")) {
+        client_drop(&reply);
+        result = send_question(client, question, 0, &reply);
+    }
+    term_clear(term);
+    if (!result)
+        result = client_take(client, &reply, &answer);
     if (!result && client->json) {
         json_print(answer);
     } else if (!result) {
@@ -49,31 +107,37 @@ ask_plainly(const struct client *client, const char *team, const char *body, int
     return result;
 }
 
+/* On a terminal the answer is shown as it comes, if the key may stream. */
+static int
+ask_watching(const struct client *client, const struct question *question)
+{
+    bool forbidden = false;
+    json_t *body;
+    int result = make_body(question->call, "message", question->text, &body);
+
+    if (result)
+        return result;
+    result = follow_new(client, client_path(client, "/api/v1/teams/", question->team, "/stream"),
+                        client_body(client, body), question->timeout_ms, &forbidden);
+    return forbidden ? ask_plainly(client, question) : result;
+}
+
 static int
 ask(const struct client *client, const struct call *call)
 {
-    bool watch = !client->json && isatty(STDOUT_FILENO);
-    json_t *body = json_object();
-    int64_t timeout_ms = 0;
-    const char *text = NULL;
-    int result = client_text(client, call, 1, &text);
+    struct question question = {.call = call, .team = call->args[0]};
+    int result = client_text(client, call, 1, &question.text);
 
     if (!result)
-        result = client_duration(call, "--timeout", &timeout_ms);
-    if (!result)
-        result = put_context(call, body);
-    if (result) {
-        json_decref(body);
+        result = client_duration(call, "--timeout", &question.timeout_ms);
+    if (result)
         return result;
-    }
-    json_put_text(body, watch ? "message" : "question", text);
-    if (timeout_ms && !watch)
-        json_object_set_new(body, "timeout", json_integer(timeout_ms));
-    if (watch)
-        return follow_new(client, client_path(client, "/api/v1/teams/", call->args[0], "/stream"),
-                          client_body(client, body), timeout_ms);
-    return ask_plainly(client, call->args[0], client_body(client, body), timeout_ms);
+    if (!client->json && isatty(STDOUT_FILENO))
+        return ask_watching(client, &question);
+    return ask_plainly(client, &question);
 }
+
+/* ---- stream ---- */
 
 static int
 stream(const struct client *client, const struct call *call)
@@ -82,14 +146,16 @@ stream(const struct client *client, const struct call *call)
     const char *text = NULL;
     int result = client_text(client, call, 1, &text);
 
+    if (!result)
+        result = make_body(call, "message", text, &body);
     if (result)
         return result;
-    body = json_object();
-    json_put_text(body, "message", text);
     json_object_set_new(body, "stream", json_true());
     return follow_new(client, client_path(client, "/api/v1/teams/", call->args[0], "/stream"),
-                      client_body(client, body), 0);
+                      client_body(client, body), 0, NULL);
 }
+
+/* ---- execute ---- */
 
 static void
 print_accepted(const struct client *client, const json_t *answer)
@@ -111,34 +177,75 @@ print_accepted(const struct client *client, const json_t *answer)
 }
 
 static int
+put_attempts(const struct call *call, json_t *body)
+{
+    const char *text = call_value(call, "--attempts");
+    char *end = NULL;
+    json_t *retry;
+    long count;
+
+    if (!text)
+        return EXIT_DONE;
+    count = strtol(text, &end, 10);
+    if (end == text || *end || count < 1 || count > ATTEMPTS_MAX)
+        return complain(EXIT_USAGE, "--attempts %s is no number from 1 to %d: write for example 3", text, ATTEMPTS_MAX);
+    retry = json_object();
+    json_object_set_new(retry, "maxAttempts", json_integer(count));
+    json_object_set_new(body, "retry", retry);
+    return EXIT_DONE;
+}
+
+/* What only execute has. */
+static int
+put_limits(const struct call *call, json_t *body)
+{
+    int64_t timeout_ms = 0;
+    json_t *callback;
+    int result = client_duration(call, "--timeout", &timeout_ms);
+
+    if (result)
+        return result;
+    if (timeout_ms)
+        json_object_set_new(body, "timeout", json_integer(timeout_ms));
+    if (call_value(call, "--callback")) {
+        callback = json_object();
+        json_put_text(callback, "url", call_value(call, "--callback"));
+        json_object_set_new(body, "callback", callback);
+    }
+    return put_attempts(call, body);
+}
+
+/* A key that may not stream looks again and again. */
+static int
+wait_for_end(const struct client *client, const char *id)
+{
+    bool forbidden = false;
+    int result = follow_job(client, id, &forbidden);
+
+    return forbidden ? poll_job(client, id) : result;
+}
+
+static int
 execute(const struct client *client, const struct call *call)
 {
-    bool wait = call_value(call, "--wait") != NULL;
-    json_t *body = json_object();
+    json_t *body = NULL;
     json_t *answer = NULL;
     const char *text = NULL;
     int result = client_text(client, call, 1, &text);
 
     if (!result)
-        result = put_context(call, body);
+        result = make_body(call, "task", text, &body);
+    if (!result)
+        result = put_limits(call, body);
     if (result) {
         json_decref(body);
         return result;
     }
-    json_put_text(body, "task", text);
-    if (call_value(call, "--priority"))
-        json_put_text(body, "priority", call_value(call, "--priority"));
-    if (call_value(call, "--callback")) {
-        json_t *callback = json_object();
-
-        json_put_text(callback, "url", call_value(call, "--callback"));
-        json_object_set_new(body, "callback", callback);
-    }
     result = client_request(client, "POST", client_path(client, "/api/v1/teams/", call->args[0], "/execute"),
                             client_body(client, body), SUBMIT_TIMEOUT_MS, &answer);
-    if (!result && wait) {
+    if (!result && call_value(call, "--wait")) {
         fprintf(stderr, "muster: %s is accepted\n", json_text(answer, "jobId"));
-        result = follow_job(client, json_text(answer, "jobId"));
+        result = wait_for_end(client, json_text(answer, "jobId"));
     } else if (!result) {
         print_accepted(client, answer);
     }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "schemas/muster_codec.h"
 #include "schemas/muster_options.h"
@@ -32,6 +33,48 @@ complain(int code, const char *format, ...)
     fputc('\n', stderr);
     muster_buf_free(&line);
     return code;
+}
+
+/* ---- what the command line says ---- */
+
+static bool
+is_utf8(const char *text, size_t size)
+{
+    struct muster_buf clean = {0};
+    bool same;
+
+    muster_utf8_clean(&clean, text, size);
+    same = clean.size == size && (size == 0 || memcmp(clean.data, text, size) == 0);
+    muster_buf_free(&clean);
+    return same;
+}
+
+static int
+check_word(const char *what, const char *text)
+{
+    if (!text || is_utf8(text, strlen(text)))
+        return EXIT_DONE;
+    return complain(EXIT_USAGE, "%s is not UTF-8: convert it, for example with iconv", what);
+}
+
+/* Names and texts go to the server as they are, or not at all. */
+static int
+check_words(const struct call *call)
+{
+    const struct command *command = call->command;
+    const char *what = strstr(command->args, "TEAM")          ? "the team's name"
+                       : strncmp(command->args, "ID", 2) == 0 ? "the id"
+                                                              : "the name";
+    int result = EXIT_DONE;
+    int i;
+
+    if (call->arg_count > 0 && !*call->args[0])
+        return complain(EXIT_USAGE, "%s is empty: write muster %s %s", what, command->name, command->args);
+    for (i = 0; i < call->arg_count && !result; i++)
+        result = check_word(i == 0 ? what : "the text", call->args[i]);
+    for (i = 0; command->options && command->options[i].name && !result; i++)
+        result = check_word(command->options[i].name, call->values[i]);
+    return result;
 }
 
 /* ---- which server, which key ---- */
@@ -103,10 +146,16 @@ client_open(const struct call *call, struct client *out)
     const char *url = first_given(call_value(call, "--url"), "MUSTER_URL");
     const char *key = first_given(call_value(call, "--key"), "MUSTER_API_KEY");
 
+    int result = check_words(call);
+
     url = trim_slash(arena, url ? url : written ? written : CLIENT_URL_DEFAULT);
     if (!key && (data || (written && strcmp(trim_slash(arena, written), url) == 0)))
         key = read_line(arena, data ? data : CLIENT_DATA_DEFAULT, "admin.key");
     *out = (struct client){.arena = arena, .url = url, .key = key, .json = call_value(call, "--json") != NULL};
+    if (result) {
+        client_close(out);
+        return result;
+    }
     if (strncmp(url, "http://", 7) != 0 && strncmp(url, "https://", 8) != 0) {
         client_close(out);
         return complain(EXIT_USAGE,
@@ -172,41 +221,95 @@ job_of_error(const json_t *error)
     return *id ? id : json_text(json_object_get(error, "details"), "messageId");
 }
 
+/* Append the scopes that a 403 names as required; nothing when the reason is another. */
+static void
+add_scopes_advice(struct muster_buf *out, const json_t *details)
+{
+    const json_t *required = json_object_get(details, "required");
+    const json_t *scope;
+    size_t i;
+
+    json_array_foreach(required, i, scope)
+    {
+        if (json_is_string(scope))
+            muster_buf_printf(out, "%s%s", i ? ", " : "use a key with the scopes ", json_string_value(scope));
+    }
+}
+
+/* Append how long a 429 asks to wait. */
+static void
+add_wait_advice(struct muster_buf *out, const json_t *details)
+{
+    int64_t reset_ms = json_number(details, "resetAt");
+    int64_t wait_ms;
+    struct timespec now;
+    char span[32];
+
+    if (reset_ms <= 0)
+        return;
+    clock_gettime(CLOCK_REALTIME, &now);
+    wait_ms = reset_ms - ((int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000);
+    term_span(span, sizeof span, wait_ms < 1000 ? 1000 : (wait_ms + 999) / 1000 * 1000);
+    muster_buf_printf(out, "try again in %s", span);
+}
+
+/* What the answer itself says that helps, else what the table knows; may stay empty. */
+static void
+add_advice(struct muster_buf *out, int result, long status, const json_t *error)
+{
+    const json_t *details = json_object_get(error, "details");
+    const char *id = job_of_error(error);
+
+    if (status == 403)
+        add_scopes_advice(out, details);
+    else if (status == 429)
+        add_wait_advice(out, details);
+    else if (result == EXIT_FAILED && *id)
+        muster_buf_printf(out, "see muster job %s", id);
+    if (out->size == 0)
+        muster_buf_str(out, exit_advice(status, json_text(error, "code")));
+}
+
 /* "message (CODE): advice" */
 static void
-tell_refused(int result, long status, const char *message, const char *code, const char *id)
+tell_refused(int result, long status, const char *message, const json_t *error)
 {
+    const char *code = json_text(error, "code");
+    const char *id = job_of_error(error);
+    struct muster_buf advice = {0};
     size_t size = strlen(message);
 
+    if (result == EXIT_TIMEOUT && *id) {
+        complain(result, "no answer yet; it goes on: muster job %s", id);
+        return;
+    }
+    add_advice(&advice, result, status, error);
     size -= size > 0 && message[size - 1] == '.';
-    if (result == EXIT_TIMEOUT && *id)
-        complain(result, "no answer yet: the job goes on, follow it with muster job %s --follow", id);
-    else if (size == 0)
-        complain(result, "the server answered with status %ld: %s", status, exit_advice(status, code));
-    else if (result == EXIT_FAILED && *id)
-        complain(result, "%.*s (%s): see muster job %s", (int)size, message, *code ? code : "no code", id);
+    if (size == 0)
+        complain(result, "the server answered with status %ld%s%s", status, advice.size ? ": " : "", advice.data);
     else
-        complain(result, "%.*s (%s): %s", (int)size, message, *code ? code : "no code", exit_advice(status, code));
+        complain(result, "%.*s (%s)%s%s", (int)size, message, *code ? code : "no code", advice.size ? ": " : "",
+                 advice.data);
+    muster_buf_free(&advice);
 }
 
 int
 client_refused(const struct client *client, long status, const char *body, size_t size)
 {
     json_t *error = body ? json_loadb(body, size, 0, NULL) : NULL;
-    const char *code = json_text(error, "code");
     const char *message = json_text(error, "message");
-    int result = exit_of_answer(status, code);
+    int result = exit_of_answer(status, json_text(error, "code"));
 
     if (client->json && error)
         json_print(error);
-    tell_refused(result, status, *message ? message : json_text(error, "error"), code, job_of_error(error));
+    tell_refused(result, status, *message ? message : json_text(error, "error"), error);
     json_decref(error);
     return result;
 }
 
-int
-client_request(const struct client *client, const char *method, const char *path, const char *body, int64_t timeout_ms,
-               json_t **out_answer)
+void
+client_send(const struct client *client, const char *method, const char *path, const char *body, int64_t timeout_ms,
+            struct client_reply *out)
 {
     struct muster_pair headers[4];
     struct muster_fetch_spec spec = {
@@ -220,23 +323,54 @@ client_request(const struct client *client, const char *method, const char *path
         .max_answer = ANSWER_MAX,
         .allow_private = true,
     };
-    struct muster_buf answer = {0};
-    char problem[256] = "";
-    json_t *json = NULL;
-    long status = 0;
-    int result = EXIT_DONE;
-    muster_err err = muster_fetch_now(&spec, NULL, NULL, &status, &answer, problem, sizeof problem);
 
-    if (err)
-        result = client_unreachable(client, *problem ? problem : muster_err_text(err));
-    else if (status < 200 || status > 299)
-        result = client_refused(client, status, answer.data, answer.size);
-    else if (answer.size > 0 && !(json = json_loadb(answer.data, answer.size, JSON_DECODE_ANY, NULL)))
+    *out = (struct client_reply){.status = 0};
+    out->err = muster_fetch_now(&spec, NULL, NULL, &out->status, &out->body, out->problem, sizeof out->problem);
+}
+
+void
+client_drop(struct client_reply *reply)
+{
+    muster_buf_free(&reply->body);
+}
+
+int
+client_take(const struct client *client, struct client_reply *reply, json_t **out_answer)
+{
+    json_t *json = NULL;
+    int result = EXIT_DONE;
+
+    if (reply->err)
+        result = client_unreachable(client, *reply->problem ? reply->problem : muster_err_text(reply->err));
+    else if (reply->status < 200 || reply->status > 299)
+        result = client_refused(client, reply->status, reply->body.data, reply->body.size);
+    else if (reply->body.size > 0 && !(json = json_loadb(reply->body.data, reply->body.size, JSON_DECODE_ANY, NULL)))
         result = complain(EXIT_FAILED, "the answer of %s is not JSON: is it a muster server?", client->url);
     else
         *out_answer = json ? json : json_object();
-    muster_buf_free(&answer);
+    client_drop(reply);
     return result;
+}
+
+bool
+client_is_about(const struct client_reply *reply, const char *field)
+{
+    json_t *error = reply->body.data ? json_loadb(reply->body.data, reply->body.size, 0, NULL) : NULL;
+    bool is = !reply->err && reply->status == 400 &&
+              strcmp(json_text(json_object_get(error, "details"), "field"), field) == 0;
+
+    json_decref(error);
+    return is;
+}
+
+int
+client_request(const struct client *client, const char *method, const char *path, const char *body, int64_t timeout_ms,
+               json_t **out_answer)
+{
+    struct client_reply reply;
+
+    client_send(client, method, path, body, timeout_ms, &reply);
+    return client_take(client, &reply, out_answer);
 }
 
 /* ---- what is sent ---- */
@@ -271,11 +405,7 @@ client_path(const struct client *client, const char *before, const char *part, c
 void
 json_put_text(json_t *object, const char *name, const char *text)
 {
-    struct muster_buf clean = {0};
-
-    muster_utf8_clean(&clean, text, strlen(text));
-    json_object_set_new(object, name, json_stringn(clean.data ? clean.data : "", clean.size));
-    muster_buf_free(&clean);
+    json_object_set_new(object, name, json_string(text));
 }
 
 const char *
@@ -289,21 +419,23 @@ client_body(const struct client *client, json_t *object)
     return kept;
 }
 
+/* Up to its first end: on a terminal that is one Ctrl-D, after which more could still be typed. */
 static int
 read_input(struct muster_buf *text)
 {
-    size_t size;
-
     do {
         char *room = muster_buf_room(text, 65536);
 
-        size = fread(room, 1, 65536, stdin);
-        text->size += size;
-    } while (size > 0 && text->size <= TEXT_MAX);
+        text->size += fread(room, 1, 65536, stdin);
+    } while (!feof(stdin) && !ferror(stdin) && text->size <= TEXT_MAX);
     if (ferror(stdin))
         return complain(EXIT_USAGE, "cannot read standard input (%s): give the text as an argument", strerror(errno));
     if (text->size > TEXT_MAX)
         return complain(EXIT_USAGE, "standard input is larger than 16 MiB: send less");
+    if (memchr(text->data, '\0', text->size))
+        return complain(EXIT_USAGE, "standard input has a NUL byte in it: send text");
+    if (!is_utf8(text->data, text->size))
+        return complain(EXIT_USAGE, "standard input is not UTF-8: convert it, for example with iconv");
     while (text->size > 0 && text->data[text->size - 1] == '\n')
         text->size--;
     return EXIT_DONE;
@@ -335,7 +467,11 @@ client_duration(const struct call *call, const char *option, int64_t *out_ms)
 {
     const char *value = call_value(call, option);
 
-    if (value && (muster_duration_parse(value, out_ms) || *out_ms <= 0))
+    if (!value)
+        return EXIT_DONE;
+    if (duration_lacks_unit(value))
+        return complain(EXIT_USAGE, "%s: write a unit, for example 5s or 5m", option);
+    if (muster_duration_parse(value, out_ms) || *out_ms <= 0)
         return complain(EXIT_USAGE, "%s %s is no duration: write for example 250ms, 30s, 5m, 2h or 7d", option, value);
     return EXIT_DONE;
 }

@@ -22,8 +22,9 @@ struct client {
     bool json;                  /* --json */
 };
 
-/* Server and key: flags, then MUSTER_URL and MUSTER_API_KEY, then the data folder.  The folder's key goes only to the
- * server that wrote it, or where --data says so. */
+/* Check the words of the command line, which become names and texts, then find server and key: flags, then MUSTER_URL
+ * and MUSTER_API_KEY, then the data folder.  The folder's key goes only to the server that wrote it, or where --data
+ * says so. */
 int client_open(const struct call *call, struct client *out);
 void client_close(struct client *client);
 /* Open, run, close. */
@@ -33,6 +34,22 @@ int client_run(const struct call *call, int (*run)(const struct client *client, 
 const char *client_data(const struct call *call);
 /* "Authorization" and what goes with it; `items` has room for 4.  Returns their number. */
 size_t client_headers(const struct client *client, bool has_body, const char *accept, struct muster_pair *items);
+
+/* What came of a request. */
+struct client_reply {
+    muster_err err;         /* no answer came: why */
+    char problem[256];      /* then: in words */
+    long status;            /* else */
+    struct muster_buf body; /* of the answer, whatever the status */
+};
+/* Send and wait; tells nothing.  `out` is the caller's to give to client_take or client_drop. */
+void client_send(const struct client *client, const char *method, const char *path, const char *body,
+                 int64_t timeout_ms, struct client_reply *out);
+/* Tell what went wrong, or give the JSON value (the caller's) of a 2xx answer. */
+int client_take(const struct client *client, struct client_reply *reply, json_t **out_answer);
+void client_drop(struct client_reply *reply);
+/* Is it a 400 about that field of the body? */
+bool client_is_about(const struct client_reply *reply, const char *field);
 
 /* Send and wait.  EXIT_DONE: *out_answer is the JSON value (the caller's) of a 2xx answer. */
 int client_request(const struct client *client, const char *method, const char *path, const char *body,
@@ -49,13 +66,13 @@ int complain(int code, const char *format, ...) __attribute__((format(printf, 2,
 const char *client_path(const struct client *client, const char *before, const char *part, const char *after);
 /* Append `text`, percent-encoded for a query or a path. */
 void url_encode(struct muster_buf *out, const char *text);
-/* Set a text field; bytes that are not UTF-8 become U+FFFD. */
+/* Set a text field; client_open has seen to it that the command line is UTF-8. */
 void json_put_text(json_t *object, const char *name, const char *text);
 /* The value as compact text, `object` released; lives in the client. */
 const char *client_body(const struct client *client, json_t *object);
 /* The text of args[from..], joined by spaces, or standard input for "-"; lives in the client. */
 int client_text(const struct client *client, const struct call *call, int from, const char **out_text);
-/* A span on the command line; EXIT_USAGE when it is none. */
+/* A span on the command line, with its unit; EXIT_USAGE when it is none. */
 int client_duration(const struct call *call, const char *option, int64_t *out_ms);
 
 /* ---- answers ---- */

@@ -11,48 +11,7 @@
 #include "tools/client.h"
 #include "tools/commands.h"
 
-#define ROUTES "routes" /* the one topic that is not a table of schemas/ */
-
-/* ---- describe ---- */
-
-/* The type of that name in `type` itself or below it; options and records nest only a few levels. */
-static const struct muster_type *
-find_below(const struct muster_type *type, const char *name)
-{
-    const struct muster_field *field;
-    const struct muster_type *found;
-
-    if (strcmp(type->wire, name) == 0)
-        return type;
-    for (field = type->fields; field->kind != MUSTER_KIND_END; field++) {
-        found = field->sub ? find_below(field->sub, name) : NULL;
-        if (found)
-            return found;
-    }
-    return NULL;
-}
-
-/* The type that a topic knows under that name; NULL: none, or the topic has no types. */
-static const struct muster_type *
-find_type(const char *topic, const char *name)
-{
-    const struct muster_type *found = NULL;
-    size_t i;
-
-    if (strcmp(topic, "messages") == 0) {
-        for (i = 0; muster_messages[i] && !found; i++)
-            found = find_below(muster_messages[i], name);
-    } else if (strcmp(topic, "events") == 0) {
-        for (i = 0; muster_events[i].type && !found; i++)
-            found = find_below(muster_events[i].type, name);
-    } else if (strcmp(topic, "records") == 0) {
-        for (i = 0; muster_records[i].type && !found; i++)
-            found = find_below(muster_records[i].type, name);
-    } else if (strcmp(topic, "options") == 0) {
-        found = find_below(&options_type, name);
-    }
-    return found;
-}
+/* ---- topics that are made of text ---- */
 
 /* Does `name` stand in the line, as a word? */
 static bool
@@ -61,7 +20,7 @@ has_word(const char *line, const char *end, const char *name)
     size_t size = strlen(name);
     const char *at = line;
 
-    while ((at = memmem(at, (size_t)(end - at), name, size))) {
+    while (size > 0 && (at = memmem(at, (size_t)(end - at), name, size))) {
         if ((at == line || !isalnum((unsigned char)at[-1])) && (at + size == end || !isalnum((unsigned char)at[size])))
             return true;
         at++;
@@ -69,17 +28,15 @@ has_word(const char *line, const char *end, const char *name)
     return false;
 }
 
-/* Print the lines that have `name` in them, each with the deeper indented ones below it; returns the number of hits. */
-static int
-print_lines(const struct muster_buf *text, const char *name)
+/* Append the lines that have `name` in them, each with the deeper indented ones below it. */
+static void
+add_lines(const char *text, const char *name, struct muster_buf *out)
 {
-    const char *line = text->data;
-    const char *end;
+    const char *line, *end;
     size_t indent;
     size_t below = SIZE_MAX; /* indentation of the last hit; deeper lines belong to it */
-    int count = 0;
 
-    for (; line && *line; line = *end ? end + 1 : end) {
+    for (line = text; line && *line; line = *end ? end + 1 : end) {
         end = line + strcspn(line, "\n");
         indent = strspn(line, " ");
         if (indent <= below || below == SIZE_MAX) {
@@ -87,12 +44,59 @@ print_lines(const struct muster_buf *text, const char *name)
             if (!has_word(line, end, name))
                 continue;
             below = indent;
-            count++;
         }
-        printf("%.*s\n", (int)(end - line), line);
+        muster_buf_printf(out, "%.*s\n", (int)(end - line), line);
     }
-    return count;
 }
+
+/* The paragraph that begins with `name` as a line of its own; NULL: there is none. */
+static const char *
+find_paragraph(const char *text, const char *name, size_t size)
+{
+    const char *at;
+
+    for (at = text; at; at = (at = strstr(at, "\n\n")) ? at + 2 : NULL) {
+        if (size > 0 && strncmp(at, name, size) == 0 && at[size] == '\n')
+            return at;
+    }
+    return NULL;
+}
+
+/* Append the paragraph of a type and those of the types and enumerations that its fields have: "(iris.retry)". */
+static void
+add_paragraphs(const char *text, const char *name, size_t size, struct muster_buf *out)
+{
+    const char *at = find_paragraph(text, name, size);
+    const char *end, *open, *line;
+
+    if (!at || (out->data && find_paragraph(out->data, name, size)))
+        return;
+    end = strstr(at, "\n\n");
+    end = end ? end + 2 : at + strlen(at);
+    muster_buf_add(out, at, (size_t)(end - at));
+    for (line = at; line < end; line += strcspn(line, "\n") + 1) {
+        open = memchr(line, '(', strcspn(line, "\n"));
+        if (strspn(line, " ") == 2 && open)
+            add_paragraphs(text, open + 1, strcspn(open + 1, ")\n"), out);
+    }
+}
+
+static void
+add_body(const char *text, const char *name, struct muster_buf *out)
+{
+    add_paragraphs(text, name, strlen(name), out);
+}
+
+/* The topics besides those of schemas/. */
+static const struct {
+    const char *name;
+    void (*describe)(struct muster_buf *out);
+    void (*add_named)(const char *text, const char *name, struct muster_buf *out);
+} texts[] = {{"routes", http_describe_routes, add_lines}, {"bodies", http_describe_bodies, add_body}};
+
+static const size_t text_count = sizeof texts / sizeof *texts;
+
+/* ---- describe ---- */
 
 static int
 print_topics(void)
@@ -101,8 +105,45 @@ print_topics(void)
 
     for (i = 0; muster_describe_topics[i]; i++)
         puts(muster_describe_topics[i]);
-    puts(ROUTES);
+    for (i = 0; i < text_count; i++)
+        puts(texts[i].name);
     return EXIT_DONE;
+}
+
+static bool
+is_topic(const char *topic)
+{
+    size_t i;
+
+    for (i = 0; muster_describe_topics[i]; i++)
+        if (strcmp(muster_describe_topics[i], topic) == 0)
+            return true;
+    for (i = 0; i < text_count; i++)
+        if (strcmp(texts[i].name, topic) == 0)
+            return true;
+    return false;
+}
+
+/* Append the topic, or what `name` (may be NULL) names in it. */
+static void
+add_topic(const char *topic, const char *name, struct muster_buf *out)
+{
+    struct muster_buf text = {0};
+    size_t i;
+
+    for (i = 0; i < text_count && strcmp(texts[i].name, topic) != 0; i++)
+        ;
+    if (i == text_count) {
+        if (name)
+            (void)muster_describe_named(topic, name, out);
+        else
+            (void)muster_describe(topic, out);
+        return;
+    }
+    texts[i].describe(name ? &text : out);
+    if (name)
+        texts[i].add_named(text.data ? text.data : "", name, out);
+    muster_buf_free(&text);
 }
 
 int
@@ -110,24 +151,19 @@ run_describe(const struct call *call)
 {
     const char *topic = call->arg_count > 0 ? call->args[0] : NULL;
     const char *name = call->arg_count > 1 ? call->args[1] : NULL;
-    const struct muster_type *type;
-    struct muster_buf text = {0};
+    struct muster_buf out = {0};
     int result = EXIT_DONE;
 
     if (!topic)
         return print_topics();
-    type = name ? find_type(topic, name) : NULL;
-    if (type)
-        muster_describe_type(type, &text);
-    else if (strcmp(topic, ROUTES) == 0)
-        http_describe_routes(&text);
-    else if (muster_describe(topic, &text))
-        result = complain(EXIT_NOT_FOUND, "no topic %s: muster describe lists them", topic);
-    if (!result && (!name || type))
-        fputs(text.data ? text.data : "", stdout);
-    else if (!result && print_lines(&text, name) == 0)
+    if (!is_topic(topic))
+        return complain(EXIT_NOT_FOUND, "no topic %s: muster describe lists them", topic);
+    add_topic(topic, name, &out);
+    if (out.size > 0)
+        fputs(out.data, stdout);
+    else
         result = complain(EXIT_NOT_FOUND, "nothing named %s: muster describe %s shows what there is", name, topic);
-    muster_buf_free(&text);
+    muster_buf_free(&out);
     return result;
 }
 

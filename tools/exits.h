@@ -28,7 +28,8 @@ extern const struct exit_row exit_rows[]; /* ends with doc == NULL */
 int exit_of_answer(long status, const char *code);
 /* The exit code for the code that a job ended with. */
 int exit_of_job(const char *code);
-/* What to do about an error code or else about a status; one sentence without a full stop. */
+/* What to do about an error code or else about a status; one sentence without a full stop, or "" where the server's
+ * own message says it. */
 const char *exit_advice(long status, const char *code);
 
 #endif

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "tools/show.h"
 #include "tools/sse.h"
 #include "tools/term.h"
 #include "transport/muster_fetch.h"
@@ -17,7 +18,11 @@
 #define TRIES_MAX 5
 #define CONNECTION_MS 300000 /* then a new one: finds out about a server that vanished without a word */
 #define FIRST_DELAY_MS 500   /* doubled for each further try */
-#define FAILURE_MAX 65536    /* bytes kept of an answer that is an error */
+#define POLL_MS 1000         /* first pause where there is no stream; each further one is longer by as much */
+#define POLL_MAX_MS 5000
+#define POLL_TIMEOUT_MS 30000
+#define INPUT_SHOWN 300   /* bytes of what a denied tool was to be given */
+#define FAILURE_MAX 65536 /* bytes kept of an answer that is an error */
 
 struct follow {
     const struct client *client;
@@ -25,6 +30,7 @@ struct follow {
     struct sse_parser sse;
     struct muster_buf failure; /* body of an answer that is not a stream */
     char problem[256];         /* why no answer came */
+    char team[96];             /* "" until the stream named it */
     char job[96];              /* "" until the stream named it */
     char cursor[96];           /* id of the last event */
     long status;               /* of this connection; 0: no answer came */
@@ -39,10 +45,17 @@ struct follow {
 static void
 on_start(struct follow *follow, const json_t *data)
 {
-    const char *team = json_text(data, "team");
+    snprintf(follow->team, sizeof follow->team, "%s", json_text(data, "team"));
+}
 
-    if (*team)
-        term_label(follow->term, "%s is at work", team);
+/* The job was taken long before its agent says or does something; until then it waits. */
+static void
+note_work(struct follow *follow)
+{
+    if (*follow->team)
+        term_label(follow->term, "%s is at work", follow->team);
+    else
+        term_label(follow->term, "at work");
 }
 
 static void
@@ -50,6 +63,7 @@ on_chunk(struct follow *follow, const json_t *data)
 {
     const char *text = json_text(data, "text");
 
+    note_work(follow);
     term_text(follow->term, text, strlen(text));
     follow->printed = follow->printed || *text;
 }
@@ -62,12 +76,34 @@ on_tool_use(struct follow *follow, const json_t *data)
     term_label(follow->term, "%s%s%s", json_text(data, "tool"), *file ? " " : "", file);
 }
 
+/* "denied: Bash {"command":"rm x"} (no rule allows it)" */
+static void
+on_denied(struct follow *follow, const json_t *data)
+{
+    const json_t *input = json_object_get(data, "input");
+    const char *rule = json_text(data, "rule");
+    char *text = input ? json_dumps(input, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+    size_t size = text ? strlen(text) : 0;
+    bool is_cut = size > INPUT_SHOWN;
+
+    if (is_cut) {
+        size = INPUT_SHOWN;
+        while (size > 0 && ((unsigned char)text[size] & 0xc0) == 0x80) /* not within a character */
+            size--;
+    }
+    note_work(follow);
+    term_note(follow->term, "denied: %s%s%.*s%s (%s%s)", json_text(data, "tool"), size ? " " : "", (int)size,
+              text ? text : "", is_cut ? "..." : "", *rule ? "by the rule " : "no rule allows it", rule);
+    free(text);
+}
+
 static void
 on_retry(struct follow *follow, const json_t *data)
 {
     const char *code = json_text(data, "code");
 
     term_note(follow->term, "muster: the attempt failed%s%s: the server tries again", *code ? " with " : "", code);
+    term_label(follow->term, "waiting");
     follow->printed = false;
 }
 
@@ -114,8 +150,10 @@ static const struct {
     void (*show)(struct follow *follow, const json_t *data);
     enum { GOES_ON, ENDS_WELL, ENDS_BADLY } end; /* of the job; with --json nothing else is looked at */
 } events[] = {
-    {"start", on_start, GOES_ON}, {"chunk", on_chunk, GOES_ON},         {"tool_use", on_tool_use, GOES_ON},
-    {"retry", on_retry, GOES_ON}, {"complete", on_complete, ENDS_WELL}, {"error", on_error, ENDS_BADLY},
+    {"start", on_start, GOES_ON},       {"chunk", on_chunk, GOES_ON},
+    {"tool_use", on_tool_use, GOES_ON}, {"permission_denied", on_denied, GOES_ON},
+    {"retry", on_retry, GOES_ON},       {"complete", on_complete, ENDS_WELL},
+    {"error", on_error, ENDS_BADLY},
 };
 
 static void
@@ -234,15 +272,22 @@ worth_a_try(long status)
 }
 
 static void
+pause_ms(int64_t ms)
+{
+    struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
+
+    nanosleep(&pause, NULL);
+}
+
+static void
 wait_before(struct follow *follow, int try)
 {
     int64_t delay_ms = (int64_t)FIRST_DELAY_MS << try;
-    struct timespec delay = {.tv_sec = delay_ms / 1000, .tv_nsec = delay_ms % 1000 * 1000000L};
     char span[32];
 
     term_span(span, sizeof span, delay_ms);
     term_note(follow->term, "muster: the connection broke: trying again in %s (%d of %d)", span, try + 1, TRIES_MAX);
-    nanosleep(&delay, NULL);
+    pause_ms(delay_ms);
 }
 
 /* Connect again and again, each time after the last event seen. */
@@ -283,7 +328,7 @@ tell_end(struct follow *follow)
 
 static int
 follow(const struct client *client, const char *method, const char *path, const char *body, const char *id,
-       int64_t deadline_ms)
+       int64_t deadline_ms, bool *out_forbidden)
 {
     struct follow state = {.client = client, .term = term_start(!client->json, deadline_ms)};
     bool broke;
@@ -296,20 +341,106 @@ follow(const struct client *client, const char *method, const char *path, const 
     if (*state.job && state.status == 200)
         reconnect(&state, broke);
     term_stop(&state.term);
-    result = tell_end(&state);
+    if (out_forbidden && state.status == 403 && !*state.cursor) {
+        *out_forbidden = true;
+        result = EXIT_REFUSED;
+    } else {
+        result = tell_end(&state);
+    }
     muster_buf_free(&state.failure);
     sse_fini(&state.sse);
     return result;
 }
 
 int
-follow_new(const struct client *client, const char *path, const char *body, int64_t deadline_ms)
+follow_new(const struct client *client, const char *path, const char *body, int64_t deadline_ms, bool *out_forbidden)
 {
-    return follow(client, "POST", path, body, "", deadline_ms);
+    return follow(client, "POST", path, body, "", deadline_ms, out_forbidden);
 }
 
 int
-follow_job(const struct client *client, const char *id)
+follow_job(const struct client *client, const char *id, bool *out_forbidden)
 {
-    return follow(client, "GET", client_path(client, "/api/v1/messages/", id, "/stream"), NULL, id, 0);
+    return follow(client, "GET", client_path(client, "/api/v1/messages/", id, "/stream"), NULL, id, 0, out_forbidden);
+}
+
+/* ---- without a stream ---- */
+
+static bool
+has_ended(const json_t *job)
+{
+    const char *state = json_text(job, "status");
+
+    return strcmp(state, "queued") != 0 && strcmp(state, "processing") != 0;
+}
+
+/* Look again and again until the job has ended; EXIT_DONE: *out_job is what it is then. */
+static int
+poll_until_end(const struct client *client, struct term *term, const char *id, json_t **out_job)
+{
+    const char *path = client_path(client, "/api/v1/messages/", id, "");
+    int64_t delay_ms = POLL_MS;
+    struct client_reply reply;
+    json_t *job = NULL;
+    int result;
+    int try = 0;
+
+    for (;;) {
+        client_send(client, "GET", path, NULL, POLL_TIMEOUT_MS, &reply);
+        if (worth_a_try(reply.err ? 0 : reply.status) && reply.status != 200 && try++ < TRIES_MAX) {
+            client_drop(&reply);
+        } else {
+            result = client_take(client, &reply, &job);
+            if (result)
+                return result;
+            if (has_ended(job))
+                break;
+            try = 0;
+            term_label(term, "%s", strcmp(json_text(job, "status"), "queued") == 0 ? "waiting" : "at work");
+            json_decref(job);
+            job = NULL;
+        }
+        pause_ms(delay_ms);
+        delay_ms = delay_ms < POLL_MAX_MS ? delay_ms + POLL_MS : POLL_MAX_MS;
+    }
+    *out_job = job;
+    return EXIT_DONE;
+}
+
+static void
+tell_polled(struct term *term, const char *id, const json_t *job)
+{
+    const json_t *error = json_object_get(job, "error");
+    const char *text = json_text(job, "response");
+    const char *state = json_text(job, "status");
+
+    if (strcmp(state, "cancelled") == 0)
+        term_note(term, "muster: the job was cancelled: see muster job %s", id);
+    else if (strcmp(state, "failed") == 0)
+        term_note(term, "muster: the job failed (%s): %s: see muster job %s", json_text(error, "code"),
+                  json_text(error, "message"), id);
+    else
+        term_text(term, text, strlen(text));
+}
+
+int
+poll_job(const struct client *client, const char *id)
+{
+    struct term *term = term_start(!client->json, 0);
+    json_t *job = NULL;
+    int result;
+
+    term_job(term, id);
+    term_label(term, "waiting");
+    result = poll_until_end(client, term, id, &job);
+    term_clear(term);
+    if (!result && client->json)
+        json_print(job);
+    else if (!result)
+        tell_polled(term, id, job);
+    if (!result)
+        result = show_job_result(job);
+    term_stop(&term);
+    json_decref(job);
+    return result;
 }

@@ -2,6 +2,7 @@
 /* status, job, cancel and history: look at teams and jobs. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -13,7 +14,7 @@
 #include "tools/term.h"
 
 #define LOOK_TIMEOUT_MS 30000
-#define UNIX_MS_MIN 100000000000 /* a plain --since from here on is a time, below it a span */
+#define UNIX_MS_MIN 100000000000 /* a plain --since from here on is a time; below it a unit was forgotten */
 
 static int
 status(const struct client *client, const struct call *call)
@@ -41,7 +42,7 @@ job(const struct client *client, const struct call *call)
     int result;
 
     if (call_value(call, "--follow"))
-        return follow_job(client, call->args[0]);
+        return follow_job(client, call->args[0], NULL);
     result = client_request(client, "GET", client_path(client, "/api/v1/messages/", call->args[0], ""), NULL,
                             LOOK_TIMEOUT_MS, &answer);
     if (!result && client->json)
@@ -84,16 +85,23 @@ add_query(struct muster_buf *path, const char *name, const char *value)
 static int
 add_since(const struct call *call, struct muster_buf *path)
 {
+    const char *value = call_value(call, "--since");
     struct timespec now;
     int64_t since_ms = 0;
     char text[32];
-    int result = client_duration(call, "--since", &since_ms);
+    int result;
 
-    if (result || !call_value(call, "--since"))
+    if (!value)
+        return EXIT_DONE;
+    if (strtoll(value, NULL, 10) >= UNIX_MS_MIN && duration_lacks_unit(value)) {
+        add_query(path, "since", value);
+        return EXIT_DONE;
+    }
+    result = client_duration(call, "--since", &since_ms);
+    if (result)
         return result;
     clock_gettime(CLOCK_REALTIME, &now);
-    if (since_ms < UNIX_MS_MIN)
-        since_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 - since_ms;
+    since_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 - since_ms;
     snprintf(text, sizeof text, "%" PRId64, since_ms);
     add_query(path, "since", text);
     return EXIT_DONE;

@@ -44,6 +44,8 @@ put_rate(const struct call *call, json_t *body)
     if (!text)
         return EXIT_DONE;
     requests = strtoll(text, &slash, 10);
+    if (slash != text && *slash == '/' && duration_lacks_unit(slash + 1))
+        return complain(EXIT_USAGE, "--rate: write a unit, for example 100/1m");
     if (slash == text || requests < 0 || *slash != '/' || muster_duration_parse(slash + 1, &window_ms))
         return complain(EXIT_USAGE, "--rate %s is no rate: write for example 100/1m", text);
     rate = json_object();

@@ -22,16 +22,34 @@ static const struct option_row serve_options[] = {
     {NULL, NULL, NULL},
 };
 
+#define PRIORITY_ROW                                                                                                   \
+    {                                                                                                                  \
+        "--priority", "P", "critical, high, normal (default) or low."                                                  \
+    }
+#define CONTEXT_ROW                                                                                                    \
+    {                                                                                                                  \
+        "--context", "JSON", "Your own data, kept with the job."                                                       \
+    }
+
 static const struct option_row ask_options[] = {
-    {"--timeout", "DUR", "How long to wait for the answer, for example 90s or 10m."},
-    {"--context", "JSON", "Your own data, kept with the job."},
+    {"--timeout", "DUR", "How long to wait, for example 90s (30m; on a terminal as long as it takes)."},
+    PRIORITY_ROW,
+    CONTEXT_ROW,
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row stream_options[] = {
+    PRIORITY_ROW,
+    CONTEXT_ROW,
     {NULL, NULL, NULL},
 };
 
 static const struct option_row execute_options[] = {
-    {"--priority", "P", "critical, high, normal or low."},
+    PRIORITY_ROW,
+    {"--timeout", "DUR", "Limit of one attempt, for example 10m (the team's)."},
+    {"--attempts", "N", "Failures after which the job has failed (the server's)."},
     {"--callback", "URL", "Where the end is reported to."},
-    {"--context", "JSON", "Your own data, kept with the job."},
+    CONTEXT_ROW,
     {"--wait", NULL, "Show the events as they come, up to the end."},
     {NULL, NULL, NULL},
 };
@@ -66,7 +84,7 @@ static const struct command commands[] = {
     {"ask", "TEAM QUESTION|-", "Ask a team and print its answer.", ask_options, 2, CALL_ARGS_MAX, run_ask},
     {"execute", "TEAM TASK|-", "Give a team a task and print the job's id.", execute_options, 2, CALL_ARGS_MAX,
      run_execute},
-    {"stream", "TEAM MESSAGE|-", "Send a message and print the answer as it comes.", NULL, 2, CALL_ARGS_MAX,
+    {"stream", "TEAM MESSAGE|-", "Send a message and print the answer as it comes.", stream_options, 2, CALL_ARGS_MAX,
      run_stream},
     {"status", "[TEAM]", "Show the teams, or one of them.", NULL, 0, 1, run_status},
     {"job", "ID", "Show a job; the exit code tells how it ended.", job_options, 1, 1, run_job},

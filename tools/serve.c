@@ -78,15 +78,16 @@ add_word(struct muster_buf *out, const char *text)
     muster_buf_str(out, "'");
 }
 
-/* The Authorization header as a word of the curl line: with the key itself when it is new, else with what finds it. */
+/* The Authorization header as a word of the curl line: with the key itself where it may be shown, else with what finds
+ * it. */
 static void
-add_header(struct muster_buf *out, const char *data, const char *new_key)
+add_header(struct muster_buf *out, const char *data, const char *shown_key)
 {
     struct muster_buf path = {0};
 
     muster_buf_printf(&path, "%s/admin.key", data);
-    if (new_key) {
-        muster_buf_printf(out, "'Authorization: Bearer %s'", new_key);
+    if (shown_key) {
+        muster_buf_printf(out, "'Authorization: Bearer %s'", shown_key);
     } else if (access(path.data, R_OK) == 0) {
         muster_buf_str(out, "\"Authorization: Bearer $(cat ");
         add_word(out, path.data);
@@ -109,19 +110,23 @@ is_default_data(const char *data)
            strcmp(ours, theirs) == 0;
 }
 
+/* A new key is shown to a person only: a pipe or file is a journal that others may read and that is kept. */
 static void
 announce(const struct muster_hub *hub)
 {
     const char *data = muster_hub_data(hub);
     const char *key = muster_hub_new_key(hub);
     const char *team = muster_hub_first_team(hub);
+    const char *shown_key = isatty(STDOUT_FILENO) ? key : NULL;
     struct muster_buf out = {0};
 
     muster_buf_printf(&out, "muster %s is ready at %s\n", muster_version(), muster_hub_url(hub));
-    if (key)
-        muster_buf_printf(&out, "key (also in %s/admin.key): %s\n", data, key);
+    if (shown_key)
+        muster_buf_printf(&out, "key (also in %s/admin.key): %s\n", data, shown_key);
+    else if (key)
+        muster_buf_printf(&out, "key: in %s/admin.key\n", data);
     muster_buf_printf(&out, "try: curl -s -X POST %s/api/v1/teams/%s/ask -H ", muster_hub_url(hub), team);
-    add_header(&out, data, key);
+    add_header(&out, data, shown_key);
     muster_buf_str(&out, " -H 'Content-Type: application/json' -d '{\"question\":\"hello\"}'\n");
     muster_buf_str(&out, "or:  muster ");
     if (!is_default_data(data)) {

@@ -50,6 +50,23 @@ join_list(char *out, size_t size, const json_t *list)
     }
 }
 
+/* "100 in 1m 00s", "unlimited"; "default" where the key has none of its own. */
+static void
+rate_text(char *out, size_t size, const json_t *rate)
+{
+    int64_t requests = json_number(rate, "requests");
+    char span[32];
+
+    if (requests < 0) {
+        snprintf(out, size, "default");
+    } else if (requests == 0) {
+        snprintf(out, size, "unlimited");
+    } else {
+        term_span(span, sizeof span, json_number(rate, "window"));
+        snprintf(out, size, "%lld in %s", (long long)requests, span);
+    }
+}
+
 static void
 fill_cell(char *out, size_t size, const json_t *row, const struct column *column)
 {
@@ -60,6 +77,8 @@ fill_cell(char *out, size_t size, const json_t *row, const struct column *column
         term_time(out, size, (int64_t)json_number_value(value));
     else if (column->kind == COLUMN_SPAN && json_is_number(value))
         term_span(out, size, (int64_t)json_number_value(value));
+    else if (column->kind == COLUMN_RATE)
+        rate_text(out, size, value);
     else if (json_is_array(value))
         join_list(out, size, value);
     else
@@ -240,10 +259,15 @@ void
 show_keys(const json_t *keys)
 {
     static const struct column columns[] = {
-        {"NAME", "name", COLUMN_TEXT, 64},         {"ID", "id", COLUMN_TEXT, 48},
-        {"SCOPES", "scopes", COLUMN_TEXT, 60},     {"TEAMS", "teams", COLUMN_TEXT, 40},
-        {"CREATED", "createdAt", COLUMN_TIME, 20}, {"EXPIRES", "expiresAt", COLUMN_TIME, 20},
-        {"REVOKED", "revokedAt", COLUMN_TIME, 20}, {NULL, NULL, COLUMN_TEXT, 0},
+        {"NAME", "name", COLUMN_TEXT, 64},
+        {"ID", "id", COLUMN_TEXT, 48},
+        {"SCOPES", "scopes", COLUMN_TEXT, 60},
+        {"TEAMS", "teams", COLUMN_TEXT, 40},
+        {"CREATED", "createdAt", COLUMN_TIME, 20},
+        {"EXPIRES", "expiresAt", COLUMN_TIME, 20},
+        {"REVOKED", "revokedAt", COLUMN_TIME, 20},
+        {"RATE", "rateLimit", COLUMN_RATE, 20},
+        {NULL, NULL, COLUMN_TEXT, 0},
     };
 
     show_table(keys, columns);

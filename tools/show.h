@@ -10,7 +10,7 @@
 struct column {
     const char *title;
     const char *field;
-    enum { COLUMN_TEXT, COLUMN_TIME, COLUMN_SPAN } kind;
+    enum { COLUMN_TEXT, COLUMN_TIME, COLUMN_SPAN, COLUMN_RATE } kind;
     int width_max; /* longer text is cut */
 };
 

@@ -158,9 +158,9 @@ leave(struct term *term, int code, const char *why)
     if (term->open_line && isatty(STDERR_FILENO))
         fputc('\n', stderr);
     if (*term->job)
-        fprintf(stderr, "%sstill running: muster job %s --follow / muster cancel %s\n", why, term->job, term->job);
+        fprintf(stderr, "muster: %s; it goes on: muster job %s\n", why, term->job);
     else
-        fprintf(stderr, "%sif the server has taken the job, it goes on: muster history --limit 1\n", why);
+        fprintf(stderr, "muster: %s; if the server has taken the job, it goes on: muster history --limit 1\n", why);
     _exit(code);
 }
 
@@ -200,14 +200,15 @@ term_text(struct term *term, const char *text, size_t size)
     term->open_line = text[size - 1] != '\n';
     pthread_mutex_unlock(&term->lock);
     if (!written) /* nobody reads any more: the same as Ctrl-C */
-        leave(term, EXIT_INTERRUPTED, "");
+        leave(term, EXIT_INTERRUPTED, "nobody reads the output");
 }
 
 void
-term_end_line(struct term *term)
+term_clear(struct term *term)
 {
     pthread_mutex_lock(&term->lock);
-    end_line(term);
+    erase_status(term);
+    term->draws = false;
     pthread_mutex_unlock(&term->lock);
 }
 
@@ -246,12 +247,12 @@ watch(void *arg)
     for (;;) {
         signal = sigtimedwait(&set, NULL, &tick);
         if (signal == SIGINT)
-            leave(term, EXIT_INTERRUPTED, "");
+            leave(term, EXIT_INTERRUPTED, "interrupted");
         if (signal == SIGUSR1)
             return NULL;
         if (term->deadline_ms && now_ms() >= term->deadline_ms)
-            leave(term, EXIT_TIMEOUT, "muster: no answer yet: ");
-        if (!term->draws || pthread_mutex_trylock(&term->lock) != 0)
+            leave(term, EXIT_TIMEOUT, "no answer yet");
+        if (pthread_mutex_trylock(&term->lock) != 0)
             continue;
         draw_status(term);
         pthread_mutex_unlock(&term->lock);

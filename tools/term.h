@@ -25,8 +25,8 @@ void term_job(struct term *term, const char *id);
 void term_label(struct term *term, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* A piece of text on standard output, flushed. */
 void term_text(struct term *term, const char *text, size_t size);
-/* End the line of text, if one is open. */
-void term_end_line(struct term *term);
+/* Take the status line away for what is printed past this module. */
+void term_clear(struct term *term);
 /* One line on standard error. */
 void term_note(struct term *term, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
