@@ -2,8 +2,11 @@
 """What a new user does first, and every answer that the API document promises."""
 
 import hashlib
+import http.server
 import json
+import os
 import re
+import select
 import shlex
 import subprocess
 import threading
@@ -20,6 +23,54 @@ def key_of(name, scopes, **more):
 
 def with_keys(*keys, **more):
     return {"auth": {"keys": [key_of("root", ["*"], rate_limit={"requests": 0}), *keys]}, **more}
+
+
+class Terminal:
+    """A program whose standard output and error are a terminal."""
+
+    def __init__(self, line, env, cwd=None, typed=None):
+        self.master, slave = os.openpty()
+        self.process = subprocess.Popen(
+            [str(word) for word in line],
+            env=env,
+            cwd=cwd,
+            stdin=slave if typed is not None else subprocess.DEVNULL,
+            stdout=slave,
+            stderr=slave,
+        )
+        os.close(slave)
+        self.text = ""
+        if typed is not None:
+            os.write(self.master, typed)
+
+    def read(self, seconds):
+        """False: the other side has closed."""
+        ready, _, _ = select.select([self.master], [], [], max(0.0, seconds))
+        try:
+            data = os.read(self.master, 65536) if ready else None
+        except OSError:
+            data = b""
+        self.text += (data or b"").decode(errors="replace")
+        return data != b""
+
+    def until(self, words, seconds=20):
+        end = time.monotonic() + scaled(seconds)
+        while words not in self.text and time.monotonic() < end and self.read(end - time.monotonic()):
+            pass
+        assert words in self.text, self.text
+        return self.text
+
+    def wait(self, seconds=20):
+        """All that it prints, then its exit code."""
+        end = time.monotonic() + scaled(seconds)
+        try:
+            while time.monotonic() < end and self.read(end - time.monotonic()):
+                pass
+            return self.process.wait(scaled(5))
+        finally:
+            self.process.kill()
+            self.process.wait()
+            os.close(self.master)
 
 
 def clients(daemon):
@@ -42,6 +93,7 @@ def test_the_printed_curl_line_works_as_it_stands(daemons):
     daemon = daemons(plain=True)
     wait_until(lambda: any("curl" in line for line in daemon.out), "a curl line is printed")
     text = "\n".join(daemon.out)
+    assert daemon.key not in text, "a journal is no place for a key"
     command = text[re.search(r"\bcurl -", text).start() :]
     command = re.match(r"(?:.*\\\n)*.*", command).group(0)
     done = subprocess.run(["sh", "-c", command], capture_output=True, timeout=scaled(20), cwd=daemon.folder)
@@ -51,10 +103,23 @@ def test_the_printed_curl_line_works_as_it_stands(daemons):
     assert "-H" in shlex.split(command.replace("\\\n", " "))
 
 
+def test_the_key_is_shown_to_a_person(daemons):
+    daemon = daemons(plain=True)
+    daemon.stop()
+    daemon.data = daemon.folder / "fresh"
+    terminal = Terminal(daemon.command(), env=daemon.environment(), cwd=daemon.folder)
+    text = terminal.until("muster --data")
+    key = (daemon.data / "admin.key").read_text().strip()
+    assert f"key (also in {daemon.data}/admin.key): {key}" in text
+    assert f"Bearer {key}" in text
+    terminal.process.terminate()
+    assert terminal.wait() == 0
+
+
 def test_a_second_start_makes_no_new_key(daemons):
     daemon = daemons(plain=True)
-    key, first = daemon.key, list(daemon.out)
-    assert any(key in line for line in first)
+    key = daemon.key
+    wait_until(lambda: f"key: in {daemon.data}/admin.key" in daemon.out, "where the key is")
     daemon.stop()
     assert not (daemon.data / "url").exists() or (daemon.data / "url").read_text()
     daemon.start()
@@ -137,8 +202,20 @@ def test_message_shows_progress_through_its_states(client):
     name = client.submit("echo", "@hang")
     message = client.wait_state(name, "processing")
     assert message["startedAt"] >= message["createdAt"] and "response" not in message
-    assert message["progress"]["percentage"] <= 100
+    assert message["progress"]["current"] == 0 and 1 <= message["progress"]["percentage"] <= 99
     client.cancel(name)
+    assert client.message(name)["progress"] == {"current": 0, "total": 1, "percentage": 0}
+
+
+def test_a_message_shows_what_was_sent(client):
+    context = {"source": "test", "list": [1, {"a": None}]}
+    name = client.submit("echo", "@delay=5ms show me", context=context, priority="high", retry={"maxAttempts": 2})
+    client.wait_final(name)
+    message = client.message(name)
+    assert message["message"] == "@delay=5ms show me" and message["context"] == context
+    assert (message["kind"], message["priority"], message["maxAttempts"]) == ("execute", "high", 2)
+    assert message["from"] and message["progress"] == {"current": 1, "total": 1, "percentage": 100}
+    assert "callback" not in message and "error" not in message
 
 
 @pytest.mark.parametrize(
@@ -551,6 +628,25 @@ def test_the_rate_is_limited_and_shown(daemons):
     assert clients(daemon)["root"].history()["pagination"]["total"] == 1
 
 
+def test_refused_requests_count_too(daemons):
+    daemon = daemons(with_keys(key_of("few", ["messages:write"], rate_limit={"requests": 3, "window": "1h"})))
+    few = clients(daemon)["few"]
+    for left, answer in (
+        (2, few.get("/api/v1/teams")),
+        (1, few.get("/api/v1/messages/msg_nonsense")),
+        (0, few.post("/api/v1/teams/echo/ask", {"question": "x"})),
+    ):
+        assert answer.status in (403, 404)
+        assert (answer.header("X-RateLimit-Limit"), answer.header("X-RateLimit-Remaining")) == ("3", str(left))
+        if answer.status == 403:
+            assert answer.json["required"][0] == "teams:read" and "messages:write" in answer.json["provided"]
+            assert "teams:read" in answer.json["message"]
+    spent = few.get("/api/v1/teams")
+    spent.error(429, "RATE_LIMITED")
+    assert (spent.json["limit"], spent.json["window"]) == (3, 3_600_000)
+    assert time.time() * 1000 < spent.json["resetAt"] < time.time() * 1000 + 3_700_000
+
+
 def test_a_rate_recovers_after_its_window(daemons):
     daemon = daemons(
         with_keys(
@@ -855,7 +951,9 @@ def test_a_failed_ask_has_the_code_of_its_failure(daemons, code, status):
         ("http:\n  threads: 3\n", "2:12", "threads"),
         ("http: [\n", "", ""),
         ("teams:\n  a: {driver: echo, env: [x]}\n", "2:", "env"),
-        ("auth:\n  keys:\n    - {name: a, key: b, scopes: [no:such]}\n", "3:", "scopes"),
+        ("auth:\n  keys:\n    - {name: a, key: 0123456789abcdef, scopes: [no:such]}\n", "3:", "scopes"),
+        ("auth:\n  keys:\n    - {name: a, key: short}\n", "3:22", "16 characters"),
+        ("http:\n  listen: [127.0.0.1:4711, '*:4711']\n", "2:28", "overlaps"),
         ("auth:\n  keys:\n    - {name: a}\n", "3:", "key"),
         ("data: ${MUSTER_NO_SUCH_VARIABLE}\n", "1:7", "MUSTER_NO_SUCH_VARIABLE"),
         ("queue:\n  retry_delay: 5 parsecs\n", "2:16", "retry_delay"),
@@ -960,7 +1058,7 @@ def test_client_commands(daemon):
     run("key", "revoke", "cli-key")
     run("ask", "echo", "x", env={"MUSTER_API_KEY": key}, code=4)
     assert re.search(r"\d+\.\d+\.\d+", run("version").stdout)
-    for what in ("messages", "events", "routes", "options", "errors", "scopes"):
+    for what in ("messages", "events", "records", "routes", "bodies", "options", "errors", "scopes"):
         assert len(run("describe", what).stdout.splitlines()) > 5
     run("check-config", str(daemon.config_file))
 
@@ -1021,3 +1119,182 @@ def test_streams_on_the_command_line_come_as_they_are_said(daemon):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def on_terminal(daemon, *arguments, key=None, typed=None, url=None):
+    """A client command of the program on a terminal: exit code and text."""
+    env = {**daemon.environment(), "MUSTER_URL": url or daemon.url, "MUSTER_API_KEY": key or daemon.key}
+    terminal = Terminal([daemon.command()[0], *arguments], env=env, cwd=daemon.folder, typed=typed)
+    return terminal.wait(), terminal.text
+
+
+def test_a_key_that_may_not_stream_asks_and_waits_all_the_same(daemons):
+    daemon = daemons(with_keys(key_of("plain", ["teams:read", "messages:write"])))
+    key = clients(daemon)["plain"].key
+    code, text = on_terminal(daemon, "ask", "echo", "no stream", key=key)
+    assert code == 0 and "no stream" in text and "scope" not in text
+    assert clients(daemon)["root"].history()["pagination"]["total"] == 1
+    env = {"MUSTER_API_KEY": key}
+    done = daemon.cli("execute", "echo", "worked", "--wait", env=env)
+    assert (done.returncode, done.stdout) == (0, "worked\n"), done
+    done = daemon.cli("execute", "echo", "@fail=MODEL_REFUSED x", "--wait", env=env)
+    assert done.returncode == 1 and "MODEL_REFUSED" in done.stderr
+    done = daemon.cli("stream", "echo", "x", env=env)
+    assert done.returncode == 4 and "use a key with the scopes teams:read, messages:stream" in done.stderr
+
+
+ONE_AT_A_TIME = {"teams": {"echo": {"driver": "echo", "concurrency": 1}}}
+
+
+def test_the_status_line_waits_until_the_agent_speaks(daemons):
+    daemon = daemons(ONE_AT_A_TIME)
+    blocker = daemon.client.submit("echo", "@hang")
+    daemon.client.wait_state(blocker, "processing")
+    terminal = Terminal(
+        [daemon.command()[0], "stream", "echo", "@chunks=2 @hang ab"],
+        env={**daemon.environment(), "MUSTER_URL": daemon.url, "MUSTER_API_KEY": daemon.key},
+    )
+    assert "at work" not in terminal.until("waiting")
+    daemon.client.cancel(blocker)
+    terminal.until("ab")
+    for message in daemon.client.history()["messages"]:
+        if message["status"] not in FINAL:
+            daemon.client.cancel(message["messageId"])
+    assert terminal.wait() == 8
+
+
+def test_one_end_of_input_ends_a_typed_text(daemon):
+    code, text = on_terminal(daemon, "ask", "echo", "-", typed=b"typed\n\x04")
+    assert code == 0 and text.count("typed") == 2, text
+
+
+def test_text_is_sent_as_it_is_or_refused(daemon):
+    for words, stdin, problem in (
+        (["-"], b"one\0two", "NUL"),
+        (["-"], b"caf\xe9", "UTF-8"),
+        ([b"caf\xe9"], b"", "UTF-8"),
+        (["x", "--context", b'"\xff"'], b"", "UTF-8"),
+    ):
+        env = {**daemon.environment(), "MUSTER_URL": daemon.url, "MUSTER_API_KEY": daemon.key}
+        done = subprocess.run([daemon.command()[0], "ask", "echo", *words], env=env, input=stdin, capture_output=True)
+        assert done.returncode == 2 and problem in done.stderr.decode() and not done.stdout, done
+    done = daemon.cli("ask", "", "x")
+    assert done.returncode == 2 and "the team's name is empty" in done.stderr
+    assert daemon.cli("ask", "echo", "-", stdin="\u00e9\ufffd\n").stdout == "\u00e9\ufffd\n"
+    assert daemon.client.history()["pagination"]["total"] == 1
+
+
+def test_a_span_on_the_command_line_needs_its_unit(daemon):
+    for arguments in (
+        ("ask", "echo", "x", "--timeout", "5"),
+        ("execute", "echo", "x", "--timeout", "5"),
+        ("history", "--since", "5"),
+        ("key", "create", "x", "--expires", "5"),
+        ("key", "create", "x", "--rate", "5/5"),
+    ):
+        done = daemon.cli(*arguments)
+        assert done.returncode == 2 and "write a unit" in done.stderr, done
+    assert "30m" in daemon.cli("help", "ask").stdout
+    assert daemon.cli("history", "--since", "1700000000000").returncode == 0
+
+
+def test_hints_fit_what_went_wrong(daemons):
+    daemon = daemons(with_keys(key_of("few", ["teams:write"], rate_limit={"requests": 1, "window": "1h"})))
+    root = {"MUSTER_API_KEY": clients(daemon)["root"].key}
+    done = daemon.cli("ask", "nobody", "x", env=root)
+    assert done.stderr == "muster: Team 'nobody' does not exist; known teams: echo (TEAM_NOT_FOUND)\n"
+    done = daemon.cli("key", "create", "few", env=root)
+    assert done.returncode == 1 and "muster key list" in done.stderr and "muster job" not in done.stderr
+    env = {"MUSTER_API_KEY": clients(daemon)["few"].key}
+    done = daemon.cli("key", "list", env=env)
+    assert done.returncode == 4 and "use a key with the scopes admin:*" in done.stderr
+    daemon.cli("status", env=env)
+    assert re.search(r"try again in (1h 00m|59m \d\ds)", daemon.cli("status", env=env).stderr)
+    listed = daemon.cli("key", "list", env=root).stdout
+    assert re.search(r"^few .* 1 in 1h 00m *$", listed, re.M) and re.search(r"^root .* unlimited *$", listed, re.M)
+    done = daemon.cli("ask", "echo", "@hang", "--timeout", "50ms", env=root)
+    name = re.search(r"no answer yet; it goes on: muster job (\S+)$", done.stderr.strip()).group(1)
+    assert daemon.cli("cancel", name, env=root).returncode == 0
+    assert f"see muster job {name}" in daemon.cli("cancel", name, env=root).stderr
+
+
+def test_options_of_a_job_reach_the_server(daemons):
+    daemon = daemons(ONE_AT_A_TIME)
+    blocker = daemon.client.submit("echo", "@hang")
+    daemon.client.wait_state(blocker, "processing")
+    late = daemon.cli("execute", "echo", "late", "--priority", "low").stdout.strip()
+    soon = daemon.cli("execute", "echo", "@fail=PROCESS_ERROR:9 x", "--attempts", "2", "--timeout", "7s").stdout.strip()
+    assert daemon.client.message(late)["status"] == "queued"
+    daemon.client.cancel(blocker)
+    assert daemon.client.wait_final(soon)["attempts"] == 2
+    assert daemon.client.wait_final(late)["response"] == "late"
+    for command in ("ask", "stream"):
+        assert daemon.cli(command, "echo", "x", "--priority", "high").returncode == 0
+        done = daemon.cli(command, "echo", "x", "--priority", "huge")
+        assert done.returncode == 2 and "priority" in done.stderr
+    done = daemon.cli("execute", "echo", "@hang", "--timeout", "30ms", "--attempts", "1", "--wait")
+    assert done.returncode == 1 and "TIMEOUT" in done.stderr
+    assert daemon.cli("execute", "echo", "x", "--attempts", "none").returncode == 2
+
+
+def test_describe_shows_what_is_named(daemon):
+    def lines(*arguments):
+        return daemon.cli("describe", *arguments).stdout.splitlines()
+
+    assert lines("options", "http.listen")[0] == "http.listen: a list of 1 to 16 texts; default: [127.0.0.1:3100]"
+    assert lines("scopes", "teams:read")[0] == "teams:read" and len(lines("scopes", "teams:read")) == 3
+    assert not any(line.startswith("    name:") for line in lines("options", "teams"))
+    execute = lines("bodies", "iris.execute")
+    assert execute[0] == "iris.execute" and "iris.callback" in execute and "iris.ask" not in execute
+    assert not any(line.split()[:1] in (["EXISTS"], ["GONE"], ["AGAIN"]) for line in lines("errors"))
+    assert daemon.cli("describe", "bodies", "nothing").returncode == 5
+
+
+def test_an_ask_in_a_pipe_waits_half_an_hour_or_as_long_as_the_server_allows(daemons):
+    daemon = daemons({"http": {"ask_timeout": "50ms"}})
+    assert daemon.cli("ask", "echo", "@delay=200ms patient").stdout == "patient\n"
+    daemon = daemons({"http": {"ask_timeout": "10s", "max_ask_timeout": "10s"}})
+    assert daemon.cli("ask", "echo", "allowed").stdout == "allowed\n"
+    done = daemon.cli("ask", "echo", "x", "--timeout", "20s")
+    assert done.returncode == 2 and "timeout" in done.stderr
+
+
+class Denying(http.server.BaseHTTPRequestHandler):
+    """A server whose agent is refused two tools."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for number, (kind, data) in enumerate(
+            (
+                ("start", {"messageId": "msg_1", "team": "t"}),
+                ("permission_denied", {"tool": "Bash", "input": {"command": "rm x"}}),
+                ("permission_denied", {"tool": "Read", "rule": "Read(*.env)", "input": {"text": "\u00e9" * 1000}}),
+                ("chunk", {"text": "sorry"}),
+                ("complete", {"messageId": "msg_1", "duration": 1, "timestamp": 1}),
+            )
+        ):
+            self.wfile.write(f"id: e-{number}\nevent: {kind}\ndata: {json.dumps(data)}\n\n".encode())
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_denied_tool_is_told(daemon):
+    server = http.server.HTTPServer(("127.0.0.1", 0), Denying)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        done = daemon.cli("job", "msg_1", "--follow", env={"MUSTER_URL": url})
+        code, text = on_terminal(daemon, "job", "msg_1", "--follow", url=url)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert (done.returncode, done.stdout) == (0, "sorry\n")
+    first, second = done.stderr.splitlines()
+    assert first == 'denied: Bash {"command":"rm x"} (no rule allows it)'
+    assert second.startswith('denied: Read {"text":"\u00e9') and second.endswith("\u00e9... (by the rule Read(*.env))")
+    assert code == 0 and first in text and "sorry" in text

@@ -26,7 +26,7 @@ def claude(tmp_path_factory):
 def make(daemons, model, claude, tmp_path):
     """make(retries, **team) starts a daemon with one team `claude`."""
 
-    def start(retries=0, queue=None, **more):
+    def start(retries=0, queue=None, fallback=False, **more):
         home = tmp_path / "home"
         work = tmp_path / "work"
         for folder in (home, work):
@@ -38,7 +38,8 @@ def make(daemons, model, claude, tmp_path):
             "ANTHROPIC_BASE_URL": model.url,
             "ANTHROPIC_API_KEY": "sk-test",
             "CLAUDE_CODE_MAX_RETRIES": str(retries),
-            "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1",
+            "IS_SANDBOX": "1",  # else root may not have bypassPermissions
+            "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "" if fallback else "1",
         }
         team = {
             "driver": "claude",
@@ -138,9 +139,78 @@ def test_a_tool_that_a_rule_allows_runs(make, tmp_path):
     metadata = daemon.client.ask(
         "claude", "tool: Write " + json.dumps({"file_path": str(secret), "content": "x"})
     ).ok()["metadata"]
-    assert not secret.exists() and "Write" in metadata["toolsUsed"]
+    assert not secret.exists() and "Write" not in metadata.get("toolsUsed", [])
     warning = next(line for line in daemon.log_lines() if line["id"] == "agent-permission-denied")
     assert warning["rule"] == "Write(secret*)"
+
+
+DENY = {"deny": ["Read(*.env)", "Bash(cat *)"]}
+
+
+@pytest.mark.parametrize("bypass", [False, True])
+@pytest.mark.parametrize("tool, key", [("Read", "file_path"), ("Bash", "command")])
+def test_a_deny_rule_holds_where_the_cli_would_not_ask(make, tmp_path, tool, key, bypass):
+    """Reading in its directory is what the CLI does unasked; with bypassPermissions it asks about nothing at all."""
+    daemon = make(permissions=DENY, **({"permission_mode": "bypassPermissions"} if bypass else {}))
+    work = tmp_path / "work"
+    (work / ".env").write_text("PASSWORD=swordfish\n")
+    arguments = {key: str(work / ".env") if tool == "Read" else "cat .env", "description": "read it"}
+    if tool == "Read":
+        del arguments["description"]
+    question = f"tool: {tool} {json.dumps(arguments)}"
+    events = daemon.client.stream("claude", question).rest(40)
+    assert events[-1].kind == "complete"
+    assert "swordfish" not in json.dumps([e.data for e in events])
+    assert f"The rule {'Read(*.env)' if tool == 'Read' else 'Bash(cat *)'} does not allow this" in text_of(events)
+    denied = [e for e in events if e.kind == "permission_denied"]
+    assert len(denied) == 1 and denied[0].data["tool"] == tool
+    metadata = daemon.client.ask("claude", question).ok()["metadata"]
+    assert not metadata.get("toolsUsed") and not metadata.get("filesAccessed")
+    warning = next(line for line in daemon.log_lines() if line["id"] == "agent-permission-denied")
+    assert warning["message_id"] == events[0].data["messageId"]
+
+
+def test_deny_rules_leave_other_uses_alone(make, tmp_path):
+    daemon = make(permissions=DENY)
+    (tmp_path / "work" / "notes.txt").write_text("nothing secret\n")
+    path = str((tmp_path / "work").resolve() / "notes.txt")
+    question = "tool: Read " + json.dumps({"file_path": path})
+    events = daemon.client.stream("claude", question).rest(40)
+    assert "nothing secret" in text_of(events)
+    assert not [e for e in events if e.kind == "permission_denied"]
+    assert next(e for e in events if e.kind == "tool_use").data["file"] == "notes.txt"
+    assert daemon.client.ask("claude", question).ok()["metadata"]["filesAccessed"] == ["notes.txt"]
+    text = daemon.client.ask("claude", 'tool: Bash {"command":"echo plain","description":"say"}').ok()["response"]
+    assert "plain" in text
+    write = "tool: Write " + json.dumps({"file_path": path, "content": "x"})
+    text = daemon.client.ask("claude", write).ok()["response"]
+    assert "No rule allows Write" in text, "what the CLI asks about still needs a rule that allows it"
+
+
+def test_a_deny_rule_holds_for_sub_agents(make, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / ".env").write_text("PASSWORD=swordfish\n")
+    inner = 'tool: Read {"file_path":"%s"}' % (tmp_path / "work" / ".env")
+    task = {"description": "look", "prompt": inner, "subagent_type": "general-purpose"}
+    events = make(permissions=DENY).client.stream("claude", "tool: Task " + json.dumps(task)).rest(60)
+    assert events[-1].kind == "complete"
+    assert "swordfish" not in json.dumps([e.data for e in events])
+    assert [e.data["tool"] for e in events if e.kind == "permission_denied"] == ["Read"]
+
+
+@pytest.mark.parametrize("prompt, text", [("cut: 2", "c0 c1 "), ("midfail: x", "partial ")])
+def test_what_the_model_said_before_its_stream_broke_is_not_said_twice(make, prompt, text):
+    events = make(retries=2, fallback=True).client.stream("claude", prompt).rest(60)
+    assert events[-1].kind == "complete", events[-1]
+    assert text_of(events) == text
+    assert_no_gap_no_double(events)
+
+
+def test_a_wrong_option_is_not_tried_again(make, claude):
+    daemon = make(queue={"max_attempts": 3}, command=[str(claude), "--no-such-option"])
+    message = daemon.client.wait_final(daemon.client.submit("claude", "echo: x"), 60)
+    assert message["status"] == "failed" and message["attempts"] == 1, message
+    assert "no-such-option" in json.dumps(message)
 
 
 def test_cancel_in_the_middle_leaves_a_usable_process(make, model):
@@ -183,10 +253,15 @@ def test_cancel_while_a_tool_runs_ends_the_tool(make):
     assert client.ask("claude", "echo: and on").ok()["response"] == "and on"
 
 
-def test_a_cli_killed_in_its_turn_is_resumed(make, model):
+def test_a_cli_killed_in_its_turn_is_resumed(make, model, tmp_path):
     daemon = make(queue={"max_attempts": 3})
     client = daemon.client
     client.ask("claude", "echo: before the accident").ok()
+    histories = tmp_path / "home" / "config" / "projects"
+    wait_until(  # the CLI writes it when it has time; without it there is nothing to resume
+        lambda: any("before the accident" in file.read_text() for file in histories.rglob("*.jsonl")),
+        "the CLI has written its history",
+    )
     stream = client.stream("claude", "gate: accident survived")
     name = stream.next().data["messageId"]
     stream.until("chunk")

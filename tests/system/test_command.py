@@ -73,6 +73,39 @@ def test_a_missing_program_is_a_process_error_that_names_it(daemons):
     assert "no-such-program-anywhere" in body["message"]
 
 
+def test_a_program_that_fails_runs_once(daemons, tmp_path):
+    """What it did before it failed must not be done again."""
+    runs = tmp_path / "runs"
+    code = f"open({str(runs)!r}, 'a').write('x'); sys.exit(4)"
+    daemon = daemons(merge_attempts(team(*script(code)), attempts=3))
+    message = daemon.client.wait_final(daemon.client.submit("tool", "go"))
+    assert message["status"] == "failed" and message["attempts"] == 1
+    assert runs.read_text() == "x"
+    ended = next(line for line in daemon.log_lines() if line["id"] == "job-ended")
+    assert ended["level"] == "warning" and ended["state"] == "failed" and ended["code"] == "PROCESS_ERROR"
+    assert ended["team"] == "tool" and ended["message_id"] == message["messageId"] and ended["attempts"] == 1
+    submitted = next(line for line in daemon.log_lines() if line.get("path", "").endswith("/execute"))
+    assert ended["request_id"] == submitted["request_id"] and ended["from"]
+
+
+def test_a_program_killed_by_a_signal_is_tried_again(daemons, tmp_path):
+    runs = tmp_path / "runs"
+    code = f"open({str(runs)!r}, 'a').write('x'); os.kill(os.getpid(), 9)"
+    daemon = daemons(merge_attempts(team(*script(code)), attempts=3))
+    message = daemon.client.wait_final(daemon.client.submit("tool", "go"))
+    assert message["status"] == "failed" and message["attempts"] == 3
+    assert runs.read_text() == "xxx"
+    retries = [line for line in daemon.log_lines() if line["id"] == "job-retrying"]
+    assert [line["message_id"] for line in retries] == [message["messageId"]] * 2
+    assert all(line["code"] == "PROCESS_ERROR" and line["delay_ms"] >= 0 for line in retries)
+
+
+def test_a_missing_program_is_not_looked_for_again(daemons):
+    daemon = daemons(merge_attempts(team("no-such-program-anywhere"), attempts=3))
+    message = daemon.client.wait_final(daemon.client.submit("tool", "go"))
+    assert message["status"] == "failed" and message["attempts"] == 1
+
+
 def test_a_missing_directory_is_named(daemons, tmp_path):
     daemon = daemons(merge_attempts(team("cat", directory=str(tmp_path / "nowhere"))), start=False)
     daemon.spawn()
@@ -102,6 +135,7 @@ def test_only_allowed_variables_reach_it(daemons):
         "MY_SECRET": "swordfish",
         "AWS_SECRET_ACCESS_KEY": "abc",
         "MUSTER_API_KEY": "key-in-env",
+        "ANTHROPIC_API_KEY": "sk-of-claude",
         "CLAUDECODE": "1",
         "CLAUDE_CODE_ENTRYPOINT": "cli",
         "LANG": "C.UTF-8",
@@ -116,6 +150,7 @@ def test_only_allowed_variables_reach_it(daemons):
         "MY_SECRET",
         "AWS_SECRET_ACCESS_KEY",
         "MUSTER_API_KEY",
+        "ANTHROPIC_API_KEY",
         "CLAUDECODE",
         "CLAUDE_CODE_ENTRYPOINT",
         "ASAN_OPTIONS",

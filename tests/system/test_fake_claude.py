@@ -243,6 +243,63 @@ def test_rules_decide(make, allow, deny, tool, arguments, allowed):
     assert denied is not allowed, said
 
 
+@pytest.mark.parametrize(
+    "tool, arguments, rule",
+    [
+        ("Read", {"file_path": "conf/.env"}, "Read(*.env)"),
+        ("Bash", {"command": "cat .env"}, "Bash(cat *)"),
+        ("Bash", {"command": "echo ran"}, None),
+        ("Read", {"file_path": "a.c"}, None),
+    ],
+)
+def test_a_deny_rule_holds_where_the_cli_does_not_ask(make, tool, arguments, rule):
+    daemon = make(permissions={"allow": ["Bash(echo *)"], "deny": ["Read(*.env)", "Bash(cat *)"]})
+    question = f"tool: {tool} {json.dumps(arguments)}"
+    events = daemon.client.stream("claude", question).rest()
+    denied = [e.data for e in events if e.kind == "permission_denied"]
+    assert events[-1].kind == "complete"
+    assert len(denied) == (1 if rule else 0), events
+    metadata = daemon.client.ask("claude", question).ok()["metadata"]
+    if rule:
+        assert f"The rule {rule} does not allow this" in text_of(events)
+        assert not metadata.get("toolsUsed") and not metadata.get("filesAccessed")
+        warning = next(line for line in daemon.log_lines() if line["id"] == "agent-permission-denied")
+        assert warning["rule"] == rule and warning["message_id"] == events[0].data["messageId"]
+        assert warning["request_id"]
+    else:
+        assert metadata["toolsUsed"] == [tool]
+
+
+def test_what_was_streamed_before_a_break_is_not_said_twice(make):
+    events = make().client.stream("claude", "broken: half of it came before the break").rest()
+    assert text_of(events) == "half of it came before the break"
+    assert_no_gap_no_double(events)
+
+
+def test_files_are_told_from_the_teams_directory(make, tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real)
+    client = make(directory=str(link)).client
+    question = f'tool: Read {{"file_path": "{real}/src/a.c"}}'
+    events = client.stream("claude", question).rest()
+    assert next(e for e in events if e.kind == "tool_use").data["file"] == "src/a.c"
+    assert client.ask("claude", question).ok()["metadata"]["filesAccessed"] == ["src/a.c"]
+
+
+def test_the_models_credentials_are_for_claude_only(daemons, tmp_path):
+    credentials = {"ANTHROPIC_API_KEY": "sk-secret", "CLAUDE_CONFIG_DIR": str(tmp_path / "config")}
+    teams = {
+        "claude": {"driver": "claude", "command": [PYTHON, "-IS", str(FAKE)]},
+        "tool": {"driver": "command", "command": ["env"]},
+    }
+    client = daemons({"teams": teams}, env=credentials).client
+    assert ask(client, "env: ANTHROPIC_API_KEY") == "sk-secret"
+    assert (tmp_path / "config" / "fake-sessions").is_dir()
+    said = client.ask("tool", "show").ok()["response"]
+    assert "PATH=" in said and "sk-secret" not in said and "CLAUDE_CONFIG_DIR" not in said
+
+
 def test_a_line_that_is_no_json_is_kept_and_harmless(make):
     assert ask(make().client, "badline: after it") == "after it"
 
@@ -324,6 +381,14 @@ def test_a_process_that_does_not_start_is_told_in_its_own_words(make):
     body = daemon.client.ask("claude", "echo: x").error(500, "PROCESS_ERROR")
     assert "fake claude does not start" in body["message"]
     gone(daemon)
+
+
+def test_a_wrong_command_line_is_not_tried_again(make):
+    daemon = make(attempts=3, env={"FAKE_CLAUDE_START": "1"})
+    message = daemon.client.wait_final(daemon.client.submit("claude", "echo: x"))
+    assert message["status"] == "failed" and message["attempts"] == 1
+    crashes = [line for line in daemon.log_lines() if line["id"] == "agent-crash"]
+    assert len(crashes) == 1 and crashes[0]["message_id"] == message["messageId"]
 
 
 def test_an_unknown_session_is_begun_afresh(make, tmp_path):

@@ -293,3 +293,42 @@ def test_a_daemon_that_stops_ends_its_streams(daemons):
     daemon.stop()
     events = stream.rest()
     assert events[-1].kind not in ("complete", "error")
+
+
+def test_a_revoked_key_loses_its_streams(daemons):
+    client = daemons({"http": {"heartbeat": "50ms"}}).client
+    key = client.post("/api/v1/keys", {"name": "gone", "scopes": ["teams:write"]}).ok(201)["key"]
+    mine = client.with_key(key).stream("echo", "@gap=1ms @chunks=2 @hang ab")
+    name = mine.next().data["messageId"]
+    others = client.attach(name)
+    mine.until("heartbeat")
+    client.request("DELETE", "/api/v1/keys/gone").ok()
+    assert "complete" not in [e.kind for e in mine.rest()], "the stream went on"
+    others.until("heartbeat")
+    client.cancel(name)
+    assert others.rest()[-1].kind == "error"
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_last_event_that_was_lost_with_the_daemon_is_no_dead_end(daemon, streams):
+    """Live events are seen before they are on disk.  One running stream: that one was meant; two: nobody can tell."""
+    opened = [daemon.client.stream("echo", "@chunks=2 @gap=1ms @hang ab") for _ in range(streams)]
+    firsts = [stream.next() for stream in opened]
+    for stream in opened:
+        stream.until("chunk")
+        stream.until("chunk")
+    epoch, seq = cursor(firsts[-1].id)
+    daemon.kill9()
+    daemon.start()
+    again = Sse(
+        daemon.client, "GET", "/api/v1/teams/echo/stream?message=x", headers={"Last-Event-ID": f"{epoch}-{seq + 500}"}
+    )
+    if streams == 2:
+        assert again.status == 410
+    else:
+        assert again.status == 200
+        again.until("retry")
+        again.until("chunk")
+        daemon.client.cancel(firsts[0].data["messageId"])
+        assert again.rest()[-1].data["messageId"] == firsts[0].data["messageId"]
+    assert daemon.client.history(team="echo")["pagination"]["total"] == streams, "nothing new was submitted"

@@ -137,3 +137,22 @@ Test(tools_args, an_error_leads_to_one_exit_code)
     cr_assert_eq(exit_of_job("CANCELLED"), EXIT_CANCELLED);
     cr_assert_eq(exit_of_job("TIMEOUT"), EXIT_FAILED);
 }
+
+Test(tools_args, a_span_without_a_unit_is_told_apart)
+{
+    cr_assert(duration_lacks_unit("5"));
+    cr_assert(duration_lacks_unit("0"));
+    cr_assert(duration_lacks_unit("1.5"));
+    cr_assert_not(duration_lacks_unit("5s"));
+    cr_assert_not(duration_lacks_unit("5 "));
+    cr_assert_not(duration_lacks_unit("soon"));
+    cr_assert_not(duration_lacks_unit(""));
+}
+
+Test(tools_args, advice_fits_the_error)
+{
+    cr_assert_str_eq(exit_advice(404, "TEAM_NOT_FOUND"), "", "the message lists the teams");
+    cr_assert(strstr(exit_advice(409, "CONFLICT"), "key list"));
+    cr_assert_not(strstr(exit_advice(403, "FORBIDDEN"), "scope"));
+    cr_assert_str_eq(exit_advice(599, "NEVER_SEEN"), "look into the server's log");
+}
