@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* serve: the daemon.  The main thread starts the hub, then only waits for signals: the first SIGTERM or SIGINT stops in
  * order, a second one parks at once what still runs. */
+#include <errno.h>
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
@@ -128,7 +129,9 @@ announce(const struct muster_hub *hub)
     muster_buf_printf(&out, "try: curl -s -X POST %s/api/v1/teams/%s/ask -H ", muster_hub_url(hub), team);
     add_header(&out, data, shown_key);
     muster_buf_str(&out, " -H 'Content-Type: application/json' -d '{\"question\":\"hello\"}'\n");
-    muster_buf_str(&out, "or:  muster ");
+    muster_buf_str(&out, "or:  ");
+    add_word(&out, strchr(program_invocation_name, '/') ? program_invocation_name : "muster");
+    muster_buf_str(&out, " ");
     if (!is_default_data(data)) {
         muster_buf_str(&out, "--data ");
         add_word(&out, data);
