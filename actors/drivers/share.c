@@ -58,31 +58,29 @@ driver_text_copy(const char *text, char *out, size_t out_size)
     return out;
 }
 
-/* Has the path a segment ".."? */
-static bool
-climbs(const char *path)
+bool
+driver_path_climbs(const char *path, bool braces)
 {
-    const char *at = path;
+    const char *before = braces ? "/{," : "/", *after = braces ? "/}," : "/", *at = path;
 
     while ((at = strstr(at, ".."))) {
-        if ((at == path || at[-1] == '/') && (at[2] == '/' || !at[2]))
+        if ((at == path || strchr(before, at[-1])) && strchr(after, at[2])) /* which finds the end of the path too */
             return true;
         at += 2;
     }
     return false;
 }
 
-/* The part of `path` inside `directory`; NULL when it lies elsewhere. */
-static const char *
-lies_inside(const char *path, const char *directory)
+const char *
+driver_path_inside(const char *path, const char *directory)
 {
-    size_t size = directory ? strlen(directory) : 0;
+    size_t size = strlen(directory);
 
     while (size && directory[size - 1] == '/')
         size--;
-    if (!size || strncmp(path, directory, size) || path[size] != '/')
+    if (strncmp(path, directory, size) || (path[size] && path[size] != '/'))
         return NULL;
-    return path + size + 1;
+    return path[size] ? path + size + 1 : path + size;
 }
 
 const char *
@@ -99,8 +97,9 @@ driver_json_is(const json_t *object, const char *name, const char *text)
     return !strcmp(driver_json_str(object, name), text);
 }
 
-char *
-driver_json_text(const json_t *value)
+/* Compact text of a value, to be freed with free(); NULL when it is longer than an event may hold. */
+static char *
+json_text(const json_t *value)
 {
     char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
 
@@ -126,15 +125,26 @@ tool_file(const json_t *input)
     return "";
 }
 
+/* `file` from `directory`; NULL when it is not in it, or the directory is the root or not known. */
+static const char *
+file_inside(const char *file, const char *directory)
+{
+    const char *rest = NULL;
+
+    if (directory && directory[strspn(directory, "/")])
+        rest = driver_path_inside(file, directory);
+    return rest && rest[-1] == '/' ? rest : NULL; /* else it is the directory itself */
+}
+
 /* The file from the team's directory if it lies there. */
 static const char *
 team_file(const struct driver_host *host, const char *file)
 {
-    const char *inside = lies_inside(file, host->directory);
+    const char *inside = file_inside(file, host->directory);
 
     if (!inside)
-        inside = lies_inside(file, host->team->directory);
-    if (!inside || climbs(inside))
+        inside = file_inside(file, host->team->directory);
+    if (!inside || driver_path_climbs(inside, false))
         return file;
     inside += strspn(inside, "/");
     return *inside ? inside : file;
@@ -144,7 +154,7 @@ void
 driver_tool_use(const struct driver_host *host, const char *tool, const char *id, const json_t *input)
 {
     char name[DRIVER_NAME_MAX + 1], use[DRIVER_NAME_MAX + 1], file[DRIVER_FILE_MAX + 1];
-    char *text = input ? driver_json_text(input) : NULL;
+    char *text = input ? json_text(input) : NULL;
     struct job_tool_use event = {.tool = driver_text_copy(tool && *tool ? tool : "unknown", name, sizeof(name)),
                                  .id = driver_text_copy(id, use, sizeof(use)),
                                  .file = driver_text_copy(team_file(host, tool_file(input)), file, sizeof(file)),
@@ -158,7 +168,7 @@ void
 driver_notice(const struct driver_host *host, const char *kind, const char *text, const json_t *data)
 {
     char name[129];
-    char *json = data ? driver_json_text(data) : NULL;
+    char *json = data ? json_text(data) : NULL;
     struct job_notice event = {
         .kind = driver_text_copy(kind && *kind ? kind : "unknown", name, sizeof(name)), .text = text, .data = json};
 

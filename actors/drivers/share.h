@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* What drivers share: names of programs, last words, and events made from JSON.  Agent actor's thread.  Nothing fails.
- */
+/* What drivers share: names of programs, last words, paths, and events made from JSON.  Agent actor's thread; the
+ * paths any.  Nothing fails. */
 #ifndef DRIVER_SHARE_H
 #define DRIVER_SHARE_H
 
@@ -21,12 +21,14 @@ void driver_exit_text(const char *program, int status, const char *last_words, s
 size_t driver_text_cut(const char *text, size_t size, size_t limit);
 /* Copy as much of `text` (NULL: nothing) as fits into `out`, NUL-terminated. */
 const char *driver_text_copy(const char *text, char *out, size_t out_size);
+/* Has the path a segment ".."?  With `braces` also one that is a choice in braces. */
+bool driver_path_climbs(const char *path, bool braces);
+/* The part of `path` inside `directory`, "" for itself; NULL when it lies elsewhere.  Both are clean. */
+const char *driver_path_inside(const char *path, const char *directory);
 /* The text of a member; "" when there is none. */
 const char *driver_json_str(const json_t *object, const char *name);
 /* Is the member that text? */
 bool driver_json_is(const json_t *object, const char *name, const char *text);
-/* Compact text of a value, to be freed with free(); NULL when it is longer than an event may hold. */
-char *driver_json_text(const json_t *value);
 /* Tell the log that `tool` is used.  `input` may be NULL.  A file in the team's directory is told from there. */
 void driver_tool_use(const struct driver_host *host, const char *tool, const char *id, const json_t *input);
 /* Tell the log something worth knowing.  `text` and `data` may be NULL. */
