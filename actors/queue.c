@@ -13,11 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "actors/cost.h"
 #include "actors/muster_actor.h"
 #include "actors/muster_journal.h"
-#include "actors/muster_snapshots.h"
 #include "actors/queue_record.h"
+#include "actors/queue_show.h"
 
 #define COMMIT_PAUSE_MS 1000  /* before an end that could not be written is tried again */
 #define OVERDUE_MS 60000      /* an agent may be so late with its report before the attempt counts as lost */
@@ -27,125 +26,19 @@
 enum { TIMER_DISPATCH = 1 }; /* all other timers are keyed by a job's address */
 
 struct queue_actor {
-    struct muster_ctx *ctx;               /* borrowed; outlives us */
-    struct queue_table table;             /* all jobs that are not final */
-    int64_t completed, failed, cancelled; /* since the start */
-    bool draining;                        /* starts no more jobs */
-    int64_t parked;                       /* jobs put aside by the drain */
-    struct muster_caller *drain;          /* waits for running jobs to be gone */
-    bool dirty;                           /* views are to be published */
+    struct muster_ctx *ctx;      /* borrowed; outlives us */
+    struct queue_table table;    /* all jobs that are not final */
+    bool draining;               /* starts no more jobs */
+    int64_t parked;              /* jobs put aside by the drain */
+    struct muster_caller *drain; /* waits for running jobs to be gone */
+    bool dirty;                  /* views are to be published */
 };
 
 static void finish(struct queue_actor *self, struct queue_job *job, const struct queue_report *report);
 static void dispatch(struct queue_actor *self);
 static void replace(char **text_p, const char *text);
 
-/* ---- birth: read back what a former life left ---- */
-
-struct recovery {
-    struct queue_actor *self;
-    struct job *jobs;
-    size_t count, capacity;
-    struct muster_arena *arena;
-};
-
-static bool
-collect(void *arg, const void *record, struct muster_arena *arena)
-{
-    struct recovery *recovery = arg;
-    const struct job *found = record;
-    struct job *kept;
-
-    (void)arena;
-    if (recovery->count == recovery->capacity) {
-        recovery->capacity = recovery->capacity ? 2 * recovery->capacity : 64;
-        recovery->jobs = muster_realloc(recovery->jobs, recovery->capacity * sizeof *recovery->jobs);
-    }
-    kept = &recovery->jobs[recovery->count++];
-    *kept = (struct job){
-        .id = found->id,
-        .team = muster_arena_str(recovery->arena, found->team, strlen(found->team)),
-        .state = found->state,
-        .priority = found->priority,
-        .created_ms = found->created_ms,
-        .started_ms = found->started_ms,
-        .not_before_ms = found->not_before_ms,
-        .timeout_ms = found->timeout_ms,
-        .attempt = found->attempt,
-        .failures = found->failures,
-        .max_attempts = found->max_attempts,
-    };
-    if (found->session)
-        kept->session = muster_arena_str(recovery->arena, found->session, strlen(found->session));
-    if (found->trace)
-        kept->trace = muster_arena_str(recovery->arena, found->trace, strlen(found->trace));
-    if (found->usage) {
-        struct usage *usage = muster_arena_alloc(recovery->arena, sizeof *usage);
-
-        *usage = *found->usage;
-        kept->usage = usage;
-    }
-    return true;
-}
-
-/* Jobs that had begun go on before those that had not; otherwise in the order of their ids. */
-static int
-by_age(const void *a, const void *b)
-{
-    const struct job *left = a, *right = b;
-    bool left_begun = left->state == job_state_RUNNING || left->state == job_state_PARKED;
-    bool right_begun = right->state == job_state_RUNNING || right->state == job_state_PARKED;
-
-    if (left_begun != right_begun)
-        return left_begun ? -1 : 1;
-    return memcmp(left->id.bytes, right->id.bytes, sizeof left->id.bytes);
-}
-
-static void
-restore(struct queue_actor *self, const struct job *record)
-{
-    struct queue_team *team = queue_team_find(&self->table, record->team);
-    struct queue_job *job = queue_job_add(&self->table, team, record);
-    int64_t now_ms = muster_now_ms(self->ctx);
-
-    job->waiting_since_ms = job->created_ms;
-    if (record->state == job_state_RETRYING && record->not_before_ms > now_ms) {
-        queue_job_enter(&self->table, job, PHASE_DELAY, false);
-        muster_timer_in(self->ctx, record->not_before_ms - now_ms, (uint64_t)(uintptr_t)job);
-        return;
-    }
-    if (record->state == job_state_RUNNING || record->state == job_state_PARKED)
-        queue_record_resume(self->ctx, job);
-    job->state = job_state_QUEUED;
-    queue_job_enter(&self->table, job, PHASE_WAIT, false);
-}
-
-static muster_err
-recover(struct queue_actor *self)
-{
-    static const enum job_state open_states[] = {job_state_QUEUED, job_state_RUNNING, job_state_WAITING,
-                                                 job_state_RETRYING, job_state_PARKED};
-    struct recovery recovery = {.self = self, .arena = muster_arena_new()};
-    muster_err err = MUSTER_OK;
-    size_t i;
-
-    for (i = 0; i < sizeof open_states / sizeof *open_states && !err; i++)
-        err = muster_store_walk(muster_ctx_store(self->ctx), &job_type, "job_by_state",
-                                muster_enum_wire(&job_state_enum, (int)open_states[i]), MUSTER_OLDEST_FIRST, collect,
-                                &recovery);
-    if (!err && recovery.count > 0) {
-        qsort(recovery.jobs, recovery.count, sizeof *recovery.jobs, by_age);
-        for (i = 0; i < recovery.count; i++)
-            queue_team_get(&self->table, recovery.jobs[i].team);
-        for (i = 0; i < recovery.count; i++)
-            restore(self, &recovery.jobs[i]);
-        muster_journal_say(muster_ctx_journal(self->ctx), INFO, "queue-recovered", "Jobs of a former life wait again.",
-                           MUSTER_SAY_NUMBER("jobs", (int64_t)recovery.count));
-    }
-    free(recovery.jobs);
-    muster_arena_free(&recovery.arena);
-    return err;
-}
+/* ---- birth and death ---- */
 
 static muster_err
 queue_init(void *state, struct muster_ctx *ctx, const void *config)
@@ -156,7 +49,7 @@ queue_init(void *state, struct muster_ctx *ctx, const void *config)
     self->ctx = ctx;
     self->dirty = true;
     queue_table_init(&self->table, muster_ctx_options(ctx));
-    return recover(self);
+    return queue_recover(ctx, &self->table);
 }
 
 static void
@@ -166,52 +59,6 @@ queue_fini(void *state)
 
     muster_caller_free(&self->drain);
     queue_table_fini(&self->table);
-}
-
-/* ---- the log that people read ---- */
-
-/* A job's name as callers know it. */
-static const char *
-message_id(struct queue_actor *self, const struct queue_job *job)
-{
-    char text[MUSTER_ID_TEXT];
-
-    muster_id_text(&job->id, text);
-    return muster_arena_printf(muster_ctx_arena(self->ctx), "msg_%s", text);
-}
-
-static void
-say_retrying(struct queue_actor *self, const struct queue_job *job, const struct queue_report *report, int64_t pause_ms)
-{
-    const char *id = message_id(self, job),
-               *code = report->code ? report->code : muster_err_code(MUSTER_INTERNAL_ERROR);
-
-    muster_journal_say(muster_ctx_journal(self->ctx), INFO, "job-retrying", "An attempt failed; another follows.",
-                       MUSTER_SAY_TEXT("team", job->team->name), MUSTER_SAY_TEXT("message_id", id),
-                       MUSTER_SAY_TEXT("code", code), MUSTER_SAY_NUMBER("attempt", job->attempt),
-                       MUSTER_SAY_NUMBER("delay_ms", pause_ms), MUSTER_SAY_TEXT("request_id", job->trace));
-}
-
-/* The end is on disk. */
-static void
-say_ended(struct queue_actor *self, const struct queue_job *job)
-{
-    enum log_level level = job->state == job_state_FAILED ? log_level_WARNING : log_level_INFO;
-    const char *state = muster_enum_wire(&job_state_enum, (int)job->state), *id = message_id(self, job);
-    bool began = job->started_ms > 0 && job->finished_ms > job->started_ms;
-    int64_t duration_ms = began ? job->finished_ms - job->started_ms : 0;
-    struct muster_say says[] = {MUSTER_SAY_TEXT("team", job->team->name),
-                                MUSTER_SAY_TEXT("message_id", id),
-                                MUSTER_SAY_TEXT("state", state),
-                                MUSTER_SAY_NUMBER("attempts", job->attempt),
-                                MUSTER_SAY_NUMBER("duration_ms", duration_ms),
-                                MUSTER_SAY_TEXT("request_id", job->trace),
-                                MUSTER_SAY_TEXT("from", job->final->from),
-                                MUSTER_SAY_TEXT("code", job->final->error)};
-    size_t count = sizeof says / sizeof *says;
-
-    muster_journal_write(muster_ctx_journal(self->ctx), level, "job-ended", "A job has ended.", says,
-                         job->final->error ? count : count - 1);
 }
 
 /* ---- starting jobs ---- */
@@ -316,24 +163,21 @@ commit_end(struct queue_actor *self, struct queue_job *job)
 }
 
 static void
-count_end(struct queue_actor *self, struct queue_job *job)
+count_end(struct queue_job *job)
 {
     int64_t duration_ms = job->finished_ms - job->started_ms;
 
     switch (job->state) {
     case job_state_COMPLETED:
-        self->completed++;
         job->team->completed++;
         job->team->mean_ms += job->team->mean_ms ? (duration_ms - job->team->mean_ms) / 8 : duration_ms;
         if (job->team->mean_ms < 1)
             job->team->mean_ms = 1;
         break;
     case job_state_CANCELLED:
-        self->cancelled++;
         job->team->cancelled++;
         break;
     default:
-        self->failed++;
         job->team->failed++;
     }
 }
@@ -345,7 +189,7 @@ finish(struct queue_actor *self, struct queue_job *job, const struct queue_repor
     muster_timer_end(self->ctx, (uint64_t)(uintptr_t)job);
     job->state = report->state;
     job->finished_ms = muster_now_ms(self->ctx);
-    count_end(self, job);
+    count_end(job);
     queue_job_enter(&self->table, job, PHASE_FINISH, false);
     queue_record_end(self->ctx, job, report);
     commit_end(self, job);
@@ -375,7 +219,7 @@ retry_later(struct queue_actor *self, struct queue_job *job, const struct queue_
     queue_job_enter(&self->table, job, PHASE_DELAY, false);
     muster_timer_in(self->ctx, pause_ms, (uint64_t)(uintptr_t)job);
     queue_record_retry(self->ctx, job, report, pause_ms);
-    say_retrying(self, job, report, pause_ms);
+    queue_say_retrying(self->ctx, job, report, pause_ms);
 }
 
 static void
@@ -386,26 +230,6 @@ park(struct queue_actor *self, struct queue_job *job)
     self->parked++;
     queue_job_enter(&self->table, job, PHASE_WAIT, true);
     queue_record_park(self->ctx, job);
-}
-
-/* An agent may say any number. */
-static int64_t
-sum_of(int64_t a, int64_t b)
-{
-    return a > INT64_MAX - b ? INT64_MAX : a + b;
-}
-
-static void
-add_usage(struct usage *sum, const struct usage *more)
-{
-    if (more == NULL)
-        return;
-    sum->input_tokens = sum_of(sum->input_tokens, more->input_tokens);
-    sum->output_tokens = sum_of(sum->output_tokens, more->output_tokens);
-    sum->cache_read_tokens = sum_of(sum->cache_read_tokens, more->cache_read_tokens);
-    sum->cache_write_tokens = sum_of(sum->cache_write_tokens, more->cache_write_tokens);
-    sum->turns = sum_of(sum->turns, more->turns);
-    sum->cost_usd = cost_rounded(sum->cost_usd + more->cost_usd);
 }
 
 static void
@@ -442,7 +266,7 @@ conclude(struct queue_actor *self, struct queue_job *job, const struct queue_rep
     struct queue_report cancelled = *report;
 
     cancelled.state = job_state_CANCELLED;
-    add_usage(&job->usage, report->usage);
+    queue_job_use(job, report->usage);
     replace(&job->session, report->session);
     if (report->state == job_state_COMPLETED)
         finish(self, job, report);
@@ -513,7 +337,7 @@ on_queue_written(struct queue_actor *self, const struct queue_written *in)
         return MUSTER_OK;
     if (job->phase == PHASE_FINISH && !in->failed) {
         muster_timer_end(self->ctx, (uint64_t)(uintptr_t)job);
-        say_ended(self, job);
+        queue_say_ended(self->ctx, job);
         tell_waiters(self, job);
         queue_job_free(&self->table, job);
     } else if (job->phase == PHASE_FINISH) {
@@ -740,49 +564,6 @@ on_timer(void *state, uint64_t key)
     dispatch(self);
 }
 
-static void
-publish_team(struct queue_actor *self, struct queue_team *team)
-{
-    struct muster_queue_view *view = muster_alloc(sizeof *view);
-    char name[sizeof MUSTER_QUEUE_BOARD + 80];
-    int i;
-
-    *view = (struct muster_queue_view){
-        .queued = team->delayed,
-        .running = team->running,
-        .max_running = team->capacity,
-        .completed = team->completed,
-        .failed = team->failed,
-        .cancelled = team->cancelled,
-        .mean_ms = team->mean_ms,
-        .draining = self->draining,
-    };
-    for (i = 0; i < QUEUE_PRIORITIES; i++)
-        view->queued += team->waiting[i];
-    snprintf(name, sizeof name, MUSTER_QUEUE_BOARD "/%s", team->name);
-    muster_publish(self->ctx, name, view, free);
-    team->dirty = false;
-    self->dirty = true;
-}
-
-static void
-publish_all(struct queue_actor *self)
-{
-    struct muster_queue_view *view = muster_alloc(sizeof *view);
-
-    *view = (struct muster_queue_view){
-        .queued = self->table.queued,
-        .running = self->table.running,
-        .max_running = muster_ctx_options(self->ctx)->queue->max_running,
-        .completed = self->completed,
-        .failed = self->failed,
-        .cancelled = self->cancelled,
-        .draining = self->draining,
-    };
-    muster_publish(self->ctx, MUSTER_QUEUE_BOARD, view, free);
-    self->dirty = false;
-}
-
 static bool
 all_quiet(const struct queue_actor *self)
 {
@@ -802,13 +583,9 @@ static void
 on_idle(void *state)
 {
     struct queue_actor *self = state;
-    size_t i;
 
-    for (i = 0; i < self->table.team_count; i++)
-        if (self->table.teams[i].dirty)
-            publish_team(self, &self->table.teams[i]);
-    if (self->dirty)
-        publish_all(self);
+    queue_show(self->ctx, &self->table, self->draining, self->dirty);
+    self->dirty = false;
     if (self->drain && all_quiet(self)) {
         struct queue_drained drained = {.parked = self->parked};
 

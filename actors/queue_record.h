@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* What the queue has written of a job: one function per step of its life, each one commit for the store.
+/* What the queue reads back and has written of a job: one function per step of its life, each one commit.
  *
  * The queue actor's thread only. */
 #ifndef ACTORS_QUEUE_RECORD_H
@@ -7,6 +7,8 @@
 
 #include "actors/queue_table.h"
 
+/* Read back all jobs that are not final; those that had begun go before the others. */
+muster_err queue_recover(struct muster_ctx *ctx, struct queue_table *table);
 /* The job's record from the store, into the arena. */
 muster_err queue_record_read(struct muster_ctx *ctx, const struct queue_job *job, struct muster_arena *arena,
                              struct job *out_record);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "actors/cost.h"
+
 #define FIRST_BUCKETS 256
 
 void
@@ -216,6 +218,30 @@ queue_job_free(struct queue_table *table, struct queue_job *job)
     free(job->trace);
     free(job->cancelled_by);
     free(job);
+}
+
+/* ---- usage ---- */
+
+/* An agent may say any number. */
+static int64_t
+sum_of(int64_t a, int64_t b)
+{
+    return a > INT64_MAX - b ? INT64_MAX : a + b;
+}
+
+void
+queue_job_use(struct queue_job *job, const struct usage *more)
+{
+    struct usage *sum = &job->usage;
+
+    if (more == NULL)
+        return;
+    sum->input_tokens = sum_of(sum->input_tokens, more->input_tokens);
+    sum->output_tokens = sum_of(sum->output_tokens, more->output_tokens);
+    sum->cache_read_tokens = sum_of(sum->cache_read_tokens, more->cache_read_tokens);
+    sum->cache_write_tokens = sum_of(sum->cache_write_tokens, more->cache_write_tokens);
+    sum->turns = sum_of(sum->turns, more->turns);
+    sum->cost_usd = cost_rounded(sum->cost_usd + more->cost_usd);
 }
 
 /* ---- order ---- */

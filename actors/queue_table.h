@@ -88,6 +88,8 @@ struct queue_job *queue_job_find(const struct queue_table *table, const struct m
 struct queue_job *queue_job_add(struct queue_table *table, struct queue_team *team, const struct job *record);
 /* Out of the table and gone; its waiters must have been told. */
 void queue_job_free(struct queue_table *table, struct queue_job *job);
+/* Add what an attempt used; `usage` may be NULL. */
+void queue_job_use(struct queue_job *job, const struct usage *usage);
 /* Move it to another phase, keeping lists and counts.  PHASE_WAIT puts it behind its equals, `first` before them. */
 void queue_job_enter(struct queue_table *table, struct queue_job *job, enum queue_phase phase, bool first);
 
