@@ -16,7 +16,7 @@ class Unavailable(Exception):
 
 
 def answers(program, home):
-    """Does this file run?  An install without its scripts may leave a placeholder."""
+    """Does this file run?  An install without its scripts may leave an empty one."""
     try:
         env = {"PATH": os.environ["PATH"], "HOME": str(home), "DISABLE_AUTOUPDATER": "1"}
         done = subprocess.run(
