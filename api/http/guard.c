@@ -15,9 +15,9 @@
 
 enum {
     READ_PIECE = 16384,
-    REST_BYTES = 65536,     /* an unread body up to this size is read so that the connection can live on */
-    LINGER_BYTES = 1 << 20, /* thrown away at most after an answer that closes the connection */
-    LINGER_MS = 500
+    REST_BYTES = 65536,      /* an unread body up to this size is read so that the connection can live on */
+    LINGER_BYTES = 16 << 20, /* thrown away at most after an answer that closes the connection, */
+    LINGER_MS = 2000         /* and in no more time */
 };
 
 static bool
