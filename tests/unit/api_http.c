@@ -55,6 +55,17 @@ handle_silence(struct http_request *request)
     http_fail_as_told(request, err);
 }
 
+/* Asks whatever address the path names. */
+static void
+handle_ask(struct http_request *request)
+{
+    struct log_flush flush = {.all = true};
+    struct store_committed committed;
+
+    http_fail_as_told(request, http_ask(request, http_param(request, "name"), &log_flush_type, &flush,
+                                        &store_committed_type, &committed, 600000));
+}
+
 static void
 handle_wait(struct http_request *request)
 {
@@ -95,6 +106,7 @@ static const struct http_route routes[] = {
     {"POST", "/put", "teams:read", 1, &auth_revoke_type, 0, handle_put, "Body."},
     {"PUT", "/put", "teams:read", 1, &auth_revoke_type, 0, handle_put, "Body."},
     {"GET", "/silence", "teams:read", 1, NULL, 0, handle_silence, "Waits for ever."},
+    {"GET", "/ask/{name}", "teams:read", 1, NULL, 0, handle_ask, "Asks an actor."},
     {"GET", "/wait", "teams:read", 1, NULL, 0, handle_wait, "Waits for ever, counted."},
     {"GET", "/large", "teams:read", 1, NULL, 0, handle_large, "Large."},
     {"GET", "/admin", "admin:*", 1, NULL, 0, handle_literal, "Admin."},
@@ -764,6 +776,22 @@ Test(http, no_more_asks_wait_than_may)
     cr_expect_geq(atoi(text), 1);
     for (i = 0; i < 8; i++)
         client_close(&clients[i]);
+}
+
+Test(http, a_full_mailbox_and_an_actor_that_is_gone_are_503)
+{
+    struct muster_post *post;
+    struct muster_buf frame = {0};
+    char text[16] = "";
+
+    cr_assert_eq(muster_post_open(rig.house.bus, "narrow", 1, &post), MUSTER_OK);
+    muster_buf_str(&frame, "the one message that fits");
+    cr_assert_eq(muster_post_send(post, "narrow", &frame), MUSTER_OK);
+    cr_expect_eq(get("/ask/narrow", ADMIN_KEY), 503);
+    cr_expect(answer_header(&answer, "Retry-After", text, sizeof text));
+    cr_expect_geq(atoi(text), 1);
+    cr_expect_eq(get("/ask/nobody", ADMIN_KEY), 503);
+    muster_post_close(&post);
 }
 
 /* ---- common routes -------------------------------------------------------------------------------------------------- */
