@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "actors/muster_actor.h"
 #include "actors/muster_journal.h"
@@ -82,11 +81,8 @@ muster_now_ms(struct muster_ctx *ctx)
 int64_t
 muster_uptime_ms(struct muster_ctx *ctx)
 {
-    struct timespec now;
-
     (void)ctx;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return muster_uptime_ns() / 1000000;
 }
 
 struct muster_store *

@@ -13,6 +13,7 @@
 
 #include "schemas/muster_buf.h"
 #include "tools/exits.h"
+#include "transport/muster_loop.h"
 
 #define TICK_MS 250
 
@@ -33,10 +34,7 @@ struct term {
 static int64_t
 now_ms(void)
 {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return muster_uptime_ns() / 1000000;
 }
 
 /* ---- printing ---- */

@@ -18,7 +18,6 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -222,23 +221,20 @@ find_marked(const char *entry, bool exact, struct found *found)
 /* ---- ending ------------------------------------------------------------------------------------------------------ */
 
 static int64_t
-mono_ms(void)
+uptime_ms(void)
 {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return muster_uptime_ns() / 1000000;
 }
 
 bool
 child_wait_end(int pidfd, int64_t limit_ms)
 {
     struct pollfd fd = {.fd = pidfd, .events = POLLIN};
-    int64_t until_ms = mono_ms() + limit_ms;
+    int64_t until_ms = uptime_ms() + limit_ms;
     int ready;
 
     do {
-        int64_t left_ms = until_ms - mono_ms();
+        int64_t left_ms = until_ms - uptime_ms();
 
         ready = poll(&fd, 1, left_ms > 0 ? (int)(left_ms < INT32_MAX ? left_ms : INT32_MAX) : 0);
     } while (ready == -1 && errno == EINTR);
@@ -253,7 +249,7 @@ end_found(const struct found *found, size_t count, int64_t until_ms)
     for (size_t i = 0; i < count; i++)
         (void)syscall(SYS_pidfd_send_signal, found[i].pidfd, SIGKILL, NULL, 0); /* it may have ended */
     for (size_t i = 0; i < count; i++) {
-        (void)child_wait_end(found[i].pidfd, until_ms - mono_ms());
+        (void)child_wait_end(found[i].pidfd, until_ms - uptime_ms());
         close(found[i].pidfd);
     }
     for (size_t i = 0; i < count; i++)
@@ -265,7 +261,7 @@ child_kill_marked(const char *mark, bool exact, int64_t limit_ms)
 {
     struct found *found = muster_alloc(ROUND_MAX * sizeof *found);
     struct muster_buf entry = {0};
-    int64_t until_ms = mono_ms() + limit_ms;
+    int64_t until_ms = uptime_ms() + limit_ms;
     size_t total = 0, count;
 
     muster_buf_printf(&entry, CHILD_VARIABLE "%s", mark);
@@ -273,7 +269,7 @@ child_kill_marked(const char *mark, bool exact, int64_t limit_ms)
         count = find_marked(entry.data, exact, found);
         end_found(found, count, until_ms);
         total += count;
-    } while (count > 0 && mono_ms() < until_ms);
+    } while (count > 0 && uptime_ms() < until_ms);
     muster_buf_free(&entry);
     free(found);
     return total;

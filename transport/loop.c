@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "transport/mail.h"
+#include "transport/numbers.h"
 #include "transport/timers.h"
 
 enum { BATCH = 64 }; /* messages or descriptors handled before the loop looks at the others */
@@ -69,8 +70,8 @@ muster_clock_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-static int64_t
-mono_ns(void)
+int64_t
+muster_uptime_ns(void)
 {
     struct timespec now;
 
@@ -89,7 +90,7 @@ muster_loop_timer(struct muster_loop *loop, int64_t delay_ms, void (*fire)(void 
         delay_ms = 0;
     if (delay_ms > longest_ms)
         delay_ms = longest_ms;
-    return timers_add(loop->timers, mono_ns() + delay_ms * 1000000, fire, arg);
+    return timers_add(loop->timers, muster_uptime_ns() + delay_ms * 1000000, fire, arg);
 }
 
 void
@@ -120,7 +121,7 @@ ring(struct muster_loop *loop)
     if (read(loop->timer_fd, &rings, sizeof rings) != sizeof rings)
         return;
     loop->armed_ns = INT64_MAX;
-    timers_fire(loop->timers, mono_ns());
+    timers_fire(loop->timers, muster_uptime_ns());
 }
 
 /* ---- descriptors ------------------------------------------------------------------------------------------------- */
@@ -129,30 +130,6 @@ static void *
 key_of(int fd)
 {
     return (void *)((intptr_t)fd + 1);
-}
-
-static size_t
-hash_key(const void *key)
-{
-    return (size_t)(uintptr_t)key;
-}
-
-static int
-compare_keys(const void *a, const void *b)
-{
-    return a == b ? 0 : 1;
-}
-
-static zhashx_t *
-watches_new(void)
-{
-    zhashx_t *watches = zhashx_new();
-
-    zhashx_set_key_duplicator(watches, NULL);
-    zhashx_set_key_destructor(watches, NULL);
-    zhashx_set_key_comparator(watches, compare_keys);
-    zhashx_set_key_hasher(watches, hash_key);
-    return watches;
 }
 
 void
@@ -316,7 +293,7 @@ loop_init(struct muster_loop *loop, const struct muster_runner *runner)
     loop->stop_fd = runner->stop_fd;
     loop->armed_ns = INT64_MAX;
     loop->timers = timers_new();
-    loop->watches = watches_new();
+    loop->watches = numbers_new();
     loop->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (loop->epoll_fd == -1 || !add_own(loop, &loop->timer_fd) || !add_own(loop, &loop->stop_fd))

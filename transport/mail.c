@@ -7,9 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include "transport/mail.h"
+#include "transport/muster_loop.h"
 
 enum { SOCKETS_MIN = 1024, SOCKETS_MAX = 65535 };
 
@@ -288,12 +288,9 @@ muster_post_send(struct muster_post *post, const char *to, struct muster_buf *fr
 /* ---- receive ----------------------------------------------------------------------------------------------------- */
 
 static int64_t
-mono_ms(void)
+uptime_ms(void)
 {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return muster_uptime_ns() / 1000000;
 }
 
 static bool
@@ -323,7 +320,7 @@ wait_for_mail(struct muster_post *post, int64_t until_ms, int watch_fd)
     int64_t left_ms = -1;
 
     if (until_ms >= 0) {
-        left_ms = until_ms - mono_ms();
+        left_ms = until_ms - uptime_ms();
         if (left_ms <= 0)
             return MUSTER_TIMEOUT;
         if (left_ms > INT_MAX)
@@ -337,7 +334,7 @@ wait_for_mail(struct muster_post *post, int64_t until_ms, int watch_fd)
 muster_err
 muster_post_receive(struct muster_post *post, int64_t timeout_ms, int watch_fd, struct muster_frame *out_frame)
 {
-    int64_t until_ms = timeout_ms > 0 && timeout_ms < INT64_MAX / 2 ? mono_ms() + timeout_ms : -1;
+    int64_t until_ms = timeout_ms > 0 && timeout_ms < INT64_MAX / 2 ? uptime_ms() + timeout_ms : -1;
     muster_err err = MUSTER_OK;
 
     while (!receive_now(post, out_frame)) {

@@ -31,8 +31,10 @@ muster_err muster_runner_start(struct muster_bus *bus, const char *address, size
 void muster_runner_stop(struct muster_runner **runner_p);
 
 struct muster_post *muster_loop_post(struct muster_loop *loop);
-/* Unix milliseconds. */
+/* Unix milliseconds.  Any thread. */
 int64_t muster_clock_ms(void);
+/* Nanoseconds of a clock that is never set and stands still while the machine sleeps: for spans.  Any thread. */
+int64_t muster_uptime_ns(void);
 
 /* Call `fire` once after `delay_ms`.  Returns a number for muster_loop_timer_end, never 0. */
 int muster_loop_timer(struct muster_loop *loop, int64_t delay_ms, void (*fire)(void *arg), void *arg);

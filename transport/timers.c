@@ -3,7 +3,7 @@
  * heap does neither.  One thread; nothing here fails. */
 #include "transport/timers.h"
 
-#include <czmq.h>
+#include "transport/numbers.h"
 
 #include "schemas/muster_buf.h"
 
@@ -31,28 +31,12 @@ key_of(int id)
     return (void *)(intptr_t)id;
 }
 
-static size_t
-hash_key(const void *key)
-{
-    return (size_t)(uintptr_t)key;
-}
-
-static int
-compare_keys(const void *a, const void *b)
-{
-    return a == b ? 0 : 1;
-}
-
 struct timers *
 timers_new(void)
 {
     struct timers *timers = muster_alloc(sizeof *timers);
 
-    timers->by_id = zhashx_new();
-    zhashx_set_key_duplicator(timers->by_id, NULL);
-    zhashx_set_key_destructor(timers->by_id, NULL);
-    zhashx_set_key_comparator(timers->by_id, compare_keys);
-    zhashx_set_key_hasher(timers->by_id, hash_key);
+    timers->by_id = numbers_new();
     return timers;
 }
 

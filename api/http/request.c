@@ -6,7 +6,6 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
 #include "api/http/gateway.h"
 #include "transport/muster_fetch.h"
@@ -16,10 +15,7 @@ enum { STATUS_GONE = 499 /* in log and metrics: the client left before its answe
 int64_t
 http_clock_us(void)
 {
-    struct timespec now;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+    return muster_uptime_ns() / 1000;
 }
 
 /* ---- what handlers ask ---- */
