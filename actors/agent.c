@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* agent: does the jobs of one team, each attempt on a lane of its own; a lane has at most one process.
  *
- *   agent.run     -> a lane that is idle, else one that is stopped, else the job waits
+ *   agent.run     -> a lane of its conversation, else one that is free, else the job waits
  *   agent.cancel  -> the attempt is interrupted, and reported like any end
  *
- * A job with a session goes to the process of that session, which is started anew with it when there is none; never do
- * two processes have the same session.  A job without one takes any idle process, or starts one, in the session of a
- * process that ended while it was idle if there is such a session.
+ * A job's conversation is its caller's, or the team's own, which all jobs without one share.  A process serves one
+ * conversation until it ends.  Of a caller's conversation there is one process at most; the team's own may have several
+ * sessions, and a job that does not ask for one of them takes any that is idle.  A new process resumes the session that
+ * the job names, else the last that its conversation had.  Never do two processes have the same session.  When all
+ * lanes are taken, the process that is idle longest is ended to make room.  A session that the agent does not know any
+ * more is replaced by a new one within the attempt.  Conversations mean nothing to a driver without sessions.
  * Persists nothing.  After a restart it has no process and no job, and says so with queue.ready.  Mailbox full:
  * agent.run and agent.cancel are refused, and the queue tries again.  The log's mailbox full: agent_log.c. What can
  * fail: processes.  Every attempt is reported exactly once, however it ends. */
@@ -27,6 +30,12 @@ agent_problem(struct agent *self, const char *text)
     (void)driver_text_copy(text, self->problem, sizeof(self->problem));
     self->problem_ms = muster_now_ms(self->ctx);
     self->dirty = true;
+}
+
+bool
+agent_has_sessions(const struct agent *self)
+{
+    return self->driver_class->has_process && !self->driver_class->process_per_turn;
 }
 
 /* ---- birth and death ------------------------------------------------------------------------------------------------
@@ -77,6 +86,7 @@ fini(void *actor)
     for (i = 0; i < self->count; i++)
         agent_lane_free(&self->lanes[i]);
     free(self->lanes);
+    free(self->sessions);
     while ((turn = self->waiting)) {
         self->waiting = turn->next;
         agent_turn_free(&turn);
@@ -87,13 +97,29 @@ fini(void *actor)
 /* ---- which job goes where -------------------------------------------------------------------------------------------
  */
 
+bool
+agent_is_awaited(const struct agent *self, const char *conversation, const char *session, const struct agent_turn *but)
+{
+    const struct agent_turn *turn;
+
+    for (turn = self->waiting; turn; turn = turn->next)
+        if (turn != but && ((*conversation && !strcmp(turn->conversation, conversation)) ||
+                            (*session && !strcmp(turn->session, session))))
+            return true;
+    return false;
+}
+
+/* The lane of the turn's conversation, if that is not the team's own, else that of its session. */
 static struct agent_lane *
-lane_of_session(struct agent *self, const char *session)
+lane_of_turn(struct agent *self, const struct agent_turn *turn)
 {
     size_t i;
 
-    for (i = 0; *session && i < self->count; i++)
-        if (!strcmp(self->lanes[i].session, session))
+    for (i = 0; *turn->conversation && i < self->count; i++)
+        if (!strcmp(self->lanes[i].conversation, turn->conversation))
+            return &self->lanes[i];
+    for (i = 0; *turn->session && i < self->count; i++)
+        if (!strcmp(self->lanes[i].session, turn->session))
             return &self->lanes[i];
     return NULL;
 }
@@ -109,19 +135,38 @@ stopped_lane(struct agent *self)
     return NULL;
 }
 
-/* The lane that became idle last, or first. */
+static bool
+is_free_for(const struct agent *self, const struct agent_lane *lane, const struct agent_turn *turn)
+{
+    return lane->state == process_state_IDLE && !agent_is_awaited(self, lane->conversation, lane->session, turn);
+}
+
+/* Of those free for the turn the team's own that became idle last. */
 static struct agent_lane *
-idle_lane(struct agent *self, bool last)
+warm_lane(struct agent *self, const struct agent_turn *turn)
 {
     struct agent_lane *found = NULL, *lane;
     size_t i;
 
     for (i = 0; i < self->count; i++) {
         lane = &self->lanes[i];
-        if (lane->state != process_state_IDLE)
-            continue;
-        if (!found ||
-            (lane->idle_since_ms != found->idle_since_ms && (lane->idle_since_ms > found->idle_since_ms) == last))
+        if (!*lane->conversation && is_free_for(self, lane, turn) &&
+            (!found || lane->idle_since_ms > found->idle_since_ms))
+            found = lane;
+    }
+    return found;
+}
+
+/* Of those free for the turn the one that is idle longest. */
+static struct agent_lane *
+cold_lane(struct agent *self, const struct agent_turn *turn)
+{
+    struct agent_lane *found = NULL, *lane;
+    size_t i;
+
+    for (i = 0; i < self->count; i++) {
+        lane = &self->lanes[i];
+        if (is_free_for(self, lane, turn) && (!found || lane->idle_since_ms < found->idle_since_ms))
             found = lane;
     }
     return found;
@@ -139,26 +184,35 @@ lane_becomes_free(const struct agent *self)
     return false;
 }
 
-/* Where the turn can run now; NULL: nowhere, though room may have been asked for. */
+/* A lane for a new process; NULL: none now, though room may have been asked for. */
+static struct agent_lane *
+make_room(struct agent *self, const struct agent_turn *turn)
+{
+    struct agent_lane *lane = stopped_lane(self);
+
+    if (lane || lane_becomes_free(self))
+        return lane;
+    lane = cold_lane(self, turn);
+    if (lane)
+        agent_lane_stop(lane, "another conversation needs its place");
+    return stopped_lane(self);
+}
+
+/* Where the turn can run now; NULL: nowhere. */
 static struct agent_lane *
 pick(struct agent *self, const struct agent_turn *turn)
 {
-    struct agent_lane *lane = lane_of_session(self, turn->session);
+    struct agent_lane *lane = lane_of_turn(self, turn);
 
-    if (lane)
-        return lane->state == process_state_IDLE || lane->state == process_state_STOPPED ? lane : NULL;
-    if (!*turn->session) {
-        lane = idle_lane(self, true);
-        if (lane)
-            return lane;
+    if (lane && lane->state == process_state_IDLE && strcmp(lane->conversation, turn->conversation)) {
+        agent_lane_stop(lane, "its session goes on in another conversation");
+        return NULL;
     }
-    lane = stopped_lane(self);
-    if (lane || lane_becomes_free(self))
-        return lane;
-    lane = idle_lane(self, false);
     if (lane)
-        agent_lane_stop(lane, "another session needs its place");
-    return stopped_lane(self);
+        return lane->state == process_state_IDLE ? lane : NULL;
+    if (!*turn->session && !*turn->conversation && !turn->lost)
+        lane = warm_lane(self, turn);
+    return lane ? lane : make_room(self, turn);
 }
 
 static void
@@ -231,9 +285,8 @@ on_agent_run(struct agent *self, const struct agent_run *in)
     struct agent_turn **at = find_waiting(self, &in->job, in->attempt);
 
     if (*at || lane_of_attempt(self, &in->job, in->attempt))
-        return MUSTER_OK; /* told twice */
-    *at = agent_turn_new(in);
-    pump(self);
+        return MUSTER_OK;                               /* told twice */
+    *at = agent_turn_new(in, agent_has_sessions(self)); /* given to a lane when all of the batch is known */
     return MUSTER_OK;
 }
 
@@ -294,6 +347,11 @@ publish(struct agent *self)
         shown->started_ms = lane->started_ms;
         shown->turns = lane->turns;
         (void)driver_text_copy(lane->session, shown->session, sizeof(shown->session));
+        if (!lane->turn)
+            continue;
+        shown->job = lane->turn->job;
+        shown->current = lane->turn->current;
+        shown->total = lane->turn->total;
     }
     (void)driver_text_copy(self->problem, view->problem, sizeof(view->problem));
     view->problem_ms = self->problem_ms;

@@ -4,6 +4,7 @@
  *   agent.c           messages, which job goes to which lane, what is published
  *   agent_turn.c      one attempt of a job: what the driver says of it, and its report
  *   agent_lane.c      one lane and its process: start, timers, the ladder down to its end
+ *   agent_session.c   sessions that have no process now
  *   agent_spec.c      command line and environment of a process
  *   agent_log.c       what goes to the log, in order, however full its mailbox is */
 #ifndef ACTORS_AGENT_H
@@ -18,6 +19,8 @@
 #define AGENT_FILES_MAX 1024
 #define AGENT_USES_MAX 64
 #define AGENT_SESSION_MAX 128
+#define AGENT_CONVERSATION_MAX 64
+#define AGENT_SESSIONS_A_LANE 4
 
 /* ---- what goes to the log -------------------------------------------------------------------------------------------
  */
@@ -71,10 +74,15 @@ struct agent_turn {
     int64_t attempt;
     int64_t timeout_ms;
     char *prompt;
-    char *session; /* to be resumed; "" none */
+    char *session;      /* to be resumed; "" none */
+    char *conversation; /* it belongs to; "" the team's own */
     char *trace;
-    bool begun;   /* given to the driver */
-    bool resumed; /* its process was started with its session */
+    bool begun;             /* given to the driver */
+    bool told;              /* job.started was said */
+    bool resumed;           /* its process was started with its session */
+    bool said;              /* the agent has said or done something */
+    bool lost;              /* its session was gone, and it is done in a new one */
+    int64_t current, total; /* how far the agent says it is; total 0: it does not say */
     enum agent_end end;
     muster_err end_err; /* of AGENT_END_FAIL */
     char *end_text;     /* of AGENT_END_FAIL */
@@ -98,6 +106,7 @@ enum agent_step {
 };
 
 struct agent;
+/* A lane belongs to a conversation as long as it has a process. */
 struct agent_lane {
     struct agent *agent;
     uint64_t index; /* in agent->lanes */
@@ -109,12 +118,20 @@ struct agent_lane {
     struct driver_host host;
     struct agent_turn *turn; /* NULL: none */
     bool ready;              /* the driver takes turns */
+    bool again;              /* its turn goes to another process when this one is gone */
     bool input_closed;
     char *directory; /* the team's, without symbolic links, as it was at the last start; NULL before */
     int64_t started_ms, last_output_ms, idle_since_ms;
     int64_t turns;
     int64_t busy_tools;
-    char session[AGENT_SESSION_MAX + 1]; /* "" not known yet; kept while stopped, for the next turn */
+    char session[AGENT_SESSION_MAX + 1];           /* "" not known yet, or stopped */
+    char conversation[AGENT_CONVERSATION_MAX + 1]; /* "" the team's own, or stopped */
+};
+
+/* A session that has no process now. */
+struct agent_session {
+    char name[AGENT_SESSION_MAX + 1];
+    char conversation[AGENT_CONVERSATION_MAX + 1]; /* "" the team's own */
 };
 
 /* Timers of a lane; its keys are AGENT_TIMERS * index + timer. */
@@ -137,6 +154,8 @@ struct agent {
     struct agent_lane *lanes; /* team->concurrency of them */
     size_t count;
     struct agent_turn *waiting; /* oldest first */
+    struct agent_session *sessions;
+    size_t session_count;
     struct agent_log log;
     int64_t started; /* processes ever started; part of their marks */
     bool dirty;      /* the board is behind */
@@ -146,9 +165,21 @@ struct agent {
 
 /* Note the last thing that went wrong, for the board. */
 void agent_problem(struct agent *self, const char *text);
+/* Has the driver sessions that a later process can resume? */
+bool agent_has_sessions(const struct agent *self);
+/* Does a turn other than `but` wait for this conversation (not "") or session (not "")? */
+bool agent_is_awaited(const struct agent *self, const char *conversation, const char *session,
+                      const struct agent_turn *but);
+
+/* ---- agent_session.c */
+/* A process in that session has ended; a session "" is none. */
+void agent_session_keep(struct agent *self, const char *conversation, const char *session);
+/* The session that a new process for `turn` resumes, "" none; it is no longer kept. */
+void agent_session_take(struct agent *self, const struct agent_turn *turn, char out[AGENT_SESSION_MAX + 1]);
 
 /* ---- agent_turn.c */
-struct agent_turn *agent_turn_new(const struct agent_run *run);
+/* Without `sessions` its session and conversation are left out. */
+struct agent_turn *agent_turn_new(const struct agent_run *run, bool sessions);
 void agent_turn_free(struct agent_turn **turn_p);
 /* The functions that the driver of `lane` gets. */
 void agent_turn_host(struct agent_lane *lane);
@@ -162,6 +193,8 @@ void agent_turn_end(struct agent_turn *turn, enum agent_end end, muster_err err,
 void agent_turn_say(const struct agent_turn *turn, char out_id[AGENT_ID_TEXT], struct muster_say out_says[AGENT_SAYS]);
 /* Report the attempt of `lane`, which is free afterwards.  `outcome` NULL: there is none but our own end. */
 void agent_turn_report(struct agent_lane *lane, const struct driver_outcome *outcome);
+/* The session of the turn of `lane` is gone: have the turn wait for a process with a new one, before all others. */
+void agent_turn_again(struct agent_lane *lane);
 /* Report an attempt that no lane has, and free it. */
 void agent_turn_drop(struct agent *self, struct agent_turn **turn_p);
 

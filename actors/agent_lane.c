@@ -77,6 +77,22 @@ warn(const struct agent_lane *lane, const char *id, const char *message, const c
 /* ---- the end --------------------------------------------------------------------------------------------------------
  */
 
+/* The turn is over with its process, unless another process is to do it. */
+static void
+leave_turn(struct agent_lane *lane)
+{
+    bool again = lane->again;
+
+    lane->again = false;
+    if (again && lane->turn && lane->turn->end == AGENT_END_NONE) {
+        agent_turn_again(lane);
+        return;
+    }
+    if (again)
+        lane->session[0] = '\0';
+    agent_turn_report(lane, NULL);
+}
+
 /* The process, if there was one, has ended with `status`: report its turn, forget it.  `last_words` is no longer the
  * child's. */
 static void
@@ -89,7 +105,7 @@ gone(struct agent_lane *lane, bool started, int status, const char *last_words, 
     lane->state = process_state_STOPPING;
     if (lane->turn && started && driver->exited)
         driver->exited(lane->driver, status, last_words);
-    agent_turn_report(lane, NULL);
+    leave_turn(lane);
     for (timer = 0; timer < AGENT_TIMERS; timer++)
         agent_lane_timer_end(lane, (enum agent_timer)timer);
     if (driver->fini)
@@ -97,9 +113,10 @@ gone(struct agent_lane *lane, bool started, int status, const char *last_words, 
     free(lane->driver);
     lane->driver = NULL;
     lane->step = AGENT_STEP_NONE;
-    if (!rested)
-        lane->session[0] = '\0';
+    if (rested)
+        agent_session_keep(lane->agent, lane->conversation, lane->session);
     agent_lane_tell(lane, process_state_STOPPED, reason);
+    lane->session[0] = lane->conversation[0] = '\0';
 }
 
 /* End the process now, with all that it has started. */
@@ -261,7 +278,6 @@ static void
 reset(struct agent_lane *lane, struct agent_turn *turn)
 {
     struct agent *self = lane->agent;
-    bool resumes = self->driver_class->has_process && !self->driver_class->process_per_turn;
 
     lane->turn = turn;
     lane->ready = lane->input_closed = false;
@@ -269,8 +285,9 @@ reset(struct agent_lane *lane, struct agent_turn *turn)
     lane->started_ms = lane->idle_since_ms = muster_now_ms(self->ctx);
     lane->last_output_ms = muster_uptime_ms(self->ctx);
     lane->turns = lane->busy_tools = lane->pid = 0;
-    if (*turn->session || !resumes)
-        (void)driver_text_copy(resumes ? turn->session : "", lane->session, sizeof(lane->session));
+    if (agent_has_sessions(self))
+        agent_session_take(self, turn, lane->session);
+    (void)driver_text_copy(turn->conversation, lane->conversation, sizeof(lane->conversation));
     turn->resumed = lane->session[0] != '\0';
     free(lane->directory);
     lane->directory = realpath(self->team->directory, NULL); /* NULL: it is not there, which the start will tell */

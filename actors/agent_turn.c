@@ -13,7 +13,7 @@
 #define MESSAGE_MAX ((size_t)65536)
 
 struct agent_turn *
-agent_turn_new(const struct agent_run *run)
+agent_turn_new(const struct agent_run *run, bool sessions)
 {
     struct agent_turn *turn = muster_alloc(sizeof(*turn));
 
@@ -21,7 +21,8 @@ agent_turn_new(const struct agent_run *run)
     turn->attempt = run->attempt;
     turn->timeout_ms = run->timeout_ms;
     turn->prompt = muster_strdup(run->prompt);
-    turn->session = muster_strdup(run->session ? run->session : "");
+    turn->session = muster_strdup(sessions && run->session ? run->session : "");
+    turn->conversation = muster_strdup(sessions && run->conversation ? run->conversation : "");
     turn->trace = muster_strdup(run->trace ? run->trace : "");
     turn->tools.limit = AGENT_TOOLS_MAX;
     turn->files.limit = AGENT_FILES_MAX;
@@ -57,6 +58,7 @@ agent_turn_free(struct agent_turn **turn_p)
         return;
     free(turn->prompt);
     free(turn->session);
+    free(turn->conversation);
     free(turn->trace);
     free(turn->end_text);
     for (i = 0; i < turn->use_count; i++)
@@ -153,6 +155,17 @@ about(const struct agent_turn *turn)
 /* ---- begin and end --------------------------------------------------------------------------------------------------
  */
 
+static void
+tell_lost(struct agent *self, const struct agent_turn *turn)
+{
+    struct job_notice notice = {.kind = "session_lost",
+                                .text = "The agent does not know the session of this conversation any more.  It "
+                                        "answers in a new one, without what was said before."};
+    struct agent_log_about of = about(turn);
+
+    agent_log_event(&self->log, &of, &job_notice_type, &notice);
+}
+
 void
 agent_turn_begin(struct agent_lane *lane)
 {
@@ -167,9 +180,45 @@ agent_turn_begin(struct agent_lane *lane)
     lane->last_output_ms = muster_uptime_ms(self->ctx);
     agent_lane_timer_end(lane, AGENT_TIMER_IDLE);
     agent_lane_tell(lane, process_state_BUSY, NULL);
-    agent_log_event(&self->log, &of, &job_started_type, &started);
+    if (!turn->told)
+        agent_log_event(&self->log, &of, &job_started_type, &started);
+    turn->told = true;
+    if (turn->lost)
+        tell_lost(self, turn);
     agent_lane_timer_in(lane, AGENT_TIMER_SILENCE, self->team->silence_timeout);
     self->driver_class->begin(lane->driver, &given);
+}
+
+/* Did the turn not happen, because there is no session of that name? */
+static bool
+is_lost(const struct agent_lane *lane, const struct driver_outcome *outcome)
+{
+    const struct agent_turn *turn = lane->turn;
+
+    return outcome->err && outcome->fresh_session && turn->resumed && !turn->lost && !turn->said && lane->turns <= 1 &&
+           turn->end == AGENT_END_NONE;
+}
+
+void
+agent_turn_again(struct agent_lane *lane)
+{
+    struct agent *self = lane->agent;
+    struct agent_turn *turn = lane->turn;
+    struct muster_say of[AGENT_SAYS];
+    char id[AGENT_ID_TEXT];
+
+    agent_turn_say(turn, id, of);
+    muster_journal_say(muster_ctx_journal(self->ctx), WARNING, "agent-session-lost",
+                       "An agent does not know a session any more; its conversation goes on in a new one.",
+                       MUSTER_SAY_TEXT("team", self->team->name), MUSTER_SAY_TEXT("session", lane->session), of[0],
+                       of[1]);
+    lane->turn = NULL;
+    lane->busy_tools = 0;
+    turn->lost = true;
+    turn->begun = turn->resumed = false;
+    turn->session[0] = '\0';
+    turn->next = self->waiting;
+    self->waiting = turn;
 }
 
 void
@@ -275,6 +324,7 @@ agent_turn_report(struct agent_lane *lane, const struct driver_outcome *outcome)
         return;
     lane->turn = NULL;
     lane->busy_tools = 0;
+    lane->agent->dirty = true;
     for (timer = AGENT_TIMER_TURN; timer <= AGENT_TIMER_DRIVER; timer++)
         agent_lane_timer_end(lane, timer);
     send_report(lane->agent, turn, outcome, lane->session);
@@ -320,6 +370,7 @@ host_chunk(void *self, const char *text, size_t size)
     agent_lane_heard(lane);
     if (!lane->turn || !lane->turn->begun)
         return;
+    lane->turn->said = true;
     of = about(lane->turn);
     agent_log_chunk(&lane->agent->log, &of, text, size);
 }
@@ -352,6 +403,26 @@ say_outside(const struct agent *self, const struct muster_type *type, const void
                            MUSTER_SAY_TEXT("kind", notice->kind), MUSTER_SAY_TEXT("text", notice->text));
 }
 
+/* What an event says about the turn. */
+static void
+note_event(struct agent_lane *lane, const struct muster_type *type, const void *body)
+{
+    struct agent_turn *turn = lane->turn;
+    const struct job_tool_result *result = body;
+    const struct job_progress *progress = body;
+
+    if (type == &job_tool_use_type) {
+        turn->said = true;
+        use_begin(turn, body);
+    } else if (type == &job_tool_result_type && !result->failed) { /* a failure may be told to be a denial yet */
+        use_settle_id(turn, result->id, true);
+    } else if (type == &job_progress_type) {
+        turn->current = progress->current;
+        turn->total = progress->total;
+        lane->agent->dirty = true;
+    }
+}
+
 static void
 host_event(void *self, const struct muster_type *type, const void *body)
 {
@@ -366,10 +437,7 @@ host_event(void *self, const struct muster_type *type, const void *body)
         say_outside(lane->agent, type, body);
         return;
     }
-    if (type == &job_tool_use_type)
-        use_begin(turn, body);
-    else if (type == &job_tool_result_type)
-        use_settle_id(turn, ((const struct job_tool_result *)body)->id, true);
+    note_event(lane, type, body);
     of = about(turn);
     agent_log_event(&lane->agent->log, &of, type, body);
 }
@@ -405,8 +473,13 @@ host_done(void *self, const struct driver_outcome *outcome)
 {
     struct agent_lane *lane = self;
 
-    if (!lane->turn)
+    if (!lane->turn || lane->again)
         return;
+    if (is_lost(lane, outcome)) {
+        lane->again = true;
+        agent_lane_stop(lane, "its session is not known any more");
+        return;
+    }
     agent_turn_report(lane, outcome);
     agent_lane_rest(lane);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* auth: owns the API keys: those in the store, which it makes and revokes, and those of the configuration file.
+/* auth: owns the API keys: those in the store, which it makes, rotates and revokes, and those of the configuration
+ * file.
  *
  * Publishes the whole table under MUSTER_KEYS_BOARD at its start and after each change.  A change goes to the store
  * first and comes back as auth.changed; only then is it published and answered, so what was answered is on disk and in
@@ -19,7 +20,7 @@ struct change {
     struct change *next;
     int64_t token; /* the store's answer carries it */
     struct muster_id key;
-    char *new_name; /* of a key being made; NULL: it is being revoked */
+    char *new_name; /* of a key being made; NULL: it is being revoked or rotated */
     struct muster_caller *caller;
 };
 
@@ -55,32 +56,19 @@ load_stored(void *arg, const void *record, struct muster_arena *arena)
     return true;
 }
 
-/* Always the same for a name, so that jobs and limits of a configured key survive restarts. */
-static struct muster_id
-configured_id(const char *name)
-{
-    uint8_t digest[MUSTER_DIGEST];
-    struct muster_buf text = {0};
-    struct muster_id id;
-
-    muster_buf_printf(&text, "name:%s", name);
-    muster_sha256(text.data, text.size, digest);
-    memcpy(id.bytes, digest, sizeof id.bytes);
-    muster_buf_free(&text);
-    return id;
-}
-
 /* The reader of the configuration has checked that there is one of `key` and `sha256`, and known scopes and teams. */
 static muster_err
 load_configured(struct auth_actor *self, const struct key_options *option, struct found *found)
 {
     uint8_t digest[MUSTER_DIGEST];
     struct rate_limit rate;
-    struct key key = {.id = configured_id(option->name),
+    struct key key = {.id = muster_id_of("name", option->name), /* so that its jobs and limits survive restarts */
                       .name = option->name,
                       .digest = {digest, sizeof digest},
                       .scopes = option->scopes,
                       .teams = option->teams,
+                      .tier = option->tier,
+                      .speaks_for = option->speaks_for,
                       .created_ms = muster_now_ms(self->ctx),
                       .configured = true};
 
@@ -251,8 +239,36 @@ name_is_taken(const struct auth_actor *self, const char *name)
 }
 
 static muster_err
+check_team(struct auth_actor *self, const char *team)
+{
+    if (muster_team_options(muster_ctx_options(self->ctx), team))
+        return MUSTER_OK;
+    muster_explain(self->ctx, 0, "Team '%.64s' does not exist", team);
+    return MUSTER_TEAM_NOT_FOUND;
+}
+
+/* A key that may use some teams only speaks for one of those: what it says in the name of a team is as if that had said
+ * it. */
+static muster_err
+check_speaker(struct auth_actor *self, const struct auth_create *in)
+{
+    const char *team = in->speaks_for;
+    size_t i;
+
+    if (team == NULL || team[0] == '\0')
+        return MUSTER_OK;
+    for (i = 0; i < in->teams.count && strcmp(in->teams.items[i], team) != 0; i++)
+        ;
+    if (in->teams.count == 0 || i < in->teams.count)
+        return check_team(self, team);
+    muster_explain(self->ctx, 0, "A key that may use some teams only can speak for one of those only");
+    return MUSTER_INVALID_REQUEST;
+}
+
+static muster_err
 check_create(struct auth_actor *self, const struct auth_create *in)
 {
+    muster_err err = MUSTER_OK;
     struct muster_id id;
     size_t i;
 
@@ -265,11 +281,12 @@ check_create(struct auth_actor *self, const struct auth_create *in)
             muster_explain(self->ctx, 0, "scopes: there is no scope %.64s", in->scopes.items[i]);
             return MUSTER_INVALID_REQUEST;
         }
-    for (i = 0; i < in->teams.count; i++)
-        if (muster_team_options(muster_ctx_options(self->ctx), in->teams.items[i]) == NULL) {
-            muster_explain(self->ctx, 0, "Team '%.64s' does not exist", in->teams.items[i]);
-            return MUSTER_TEAM_NOT_FOUND;
-        }
+    for (i = 0; !err && i < in->teams.count; i++)
+        err = check_team(self, in->teams.items[i]);
+    if (!err)
+        err = check_speaker(self, in);
+    if (err)
+        return err;
     if (in->expires_ms != 0 && in->expires_ms <= muster_now_ms(self->ctx)) {
         muster_explain(self->ctx, 0, "expires_ms: must be in the future");
         return MUSTER_INVALID_REQUEST;
@@ -295,6 +312,8 @@ on_auth_create(struct auth_actor *self, const struct auth_create *in)
                       .scopes = in->scopes,
                       .teams = in->teams,
                       .rate_limit = in->rate_limit,
+                      .tier = in->tier,
+                      .speaks_for = in->speaks_for,
                       .created_ms = now_ms,
                       .expires_ms = in->expires_ms};
     muster_err err = check_create(self, in);
@@ -345,8 +364,9 @@ is_changing(const struct auth_actor *self, const struct muster_id *key)
     return false;
 }
 
+/* The key, if it is one that can be revoked or rotated. */
 static muster_err
-find_revocable(struct auth_actor *self, const char *text, const struct key **out_key)
+find_own(struct auth_actor *self, const char *text, const struct key **out_key)
 {
     struct muster_id id;
     bool is_id = muster_id_parse(text, &id) == MUSTER_OK;
@@ -357,11 +377,16 @@ find_revocable(struct auth_actor *self, const char *text, const struct key **out
         return MUSTER_NOT_FOUND;
     }
     if (key->configured) {
-        muster_explain(self->ctx, 0, "The key '%s' is configured; remove it from the configuration file", key->name);
+        muster_explain(self->ctx, 0, "The key '%s' is configured; change it or remove it from the configuration file",
+                       key->name);
         return MUSTER_CONFLICT;
     }
-    if (key->revoked_ms || is_changing(self, &key->id)) {
+    if (key->revoked_ms) {
         muster_explain(self->ctx, 0, "The key '%s' is revoked already", key->name);
+        return MUSTER_CONFLICT;
+    }
+    if (is_changing(self, &key->id)) {
+        muster_explain(self->ctx, 0, "The key '%s' is being revoked or rotated already", key->name);
         return MUSTER_CONFLICT;
     }
     *out_key = key;
@@ -376,7 +401,7 @@ on_auth_revoke(struct auth_actor *self, const struct auth_revoke *in)
     struct auth_revoked answer;
     const struct key *found;
     struct key key;
-    muster_err err = find_revocable(self, in->key, &found);
+    muster_err err = find_own(self, in->key, &found);
 
     if (err)
         return err;
@@ -386,24 +411,75 @@ on_auth_revoke(struct auth_actor *self, const struct auth_revoke *in)
     return send_change(self, &key, NULL, &auth_revoked_type, &answer);
 }
 
+/* ---- auth.rotate ----------------------------------------------------------------------------------------------------
+ */
+
+static muster_err
+find_rotatable(struct auth_actor *self, const char *text, const struct key **out_key)
+{
+    const struct key *key;
+    muster_err err = find_own(self, text, &key);
+
+    if (err)
+        return err;
+    if (!keys_is_live(key, muster_now_ms(self->ctx))) {
+        muster_explain(self->ctx, 0, "The key '%s' has expired; make a new one", key->name);
+        return MUSTER_CONFLICT;
+    }
+    *out_key = key;
+    return MUSTER_OK;
+}
+
+MUSTER_ON(auth_actor, auth_rotate);
+
+/* An old text from an earlier rotation stops working here, whatever was left of its time. */
+static muster_err
+on_auth_rotate(struct auth_actor *self, const struct auth_rotate *in)
+{
+    int64_t now_ms = muster_now_ms(self->ctx);
+    uint8_t digest[MUSTER_DIGEST];
+    char secret[MUSTER_KEY_TEXT];
+    struct auth_rotated answer;
+    const struct key *found;
+    struct key key;
+    muster_err err = find_rotatable(self, in->key, &found);
+
+    if (err)
+        return err;
+    muster_key_new(secret);
+    muster_sha256(secret, strlen(secret), digest);
+    key = *found;
+    key.old_digest = found->digest;
+    key.old_until_ms = now_ms + in->overlap_ms;
+    key.digest = (struct muster_bytes){digest, sizeof digest};
+    answer = (struct auth_rotated){
+        .id = key.id, .name = key.name, .key = secret, .old_until_ms = in->overlap_ms > 0 ? key.old_until_ms : 0};
+    err = send_change(self, &key, NULL, &auth_rotated_type, &answer);
+    explicit_bzero(secret, sizeof secret);
+    return err;
+}
+
 /* ---- the store's answers --------------------------------------------------------------------------------------------
  */
 
 static void
 say_changed(struct auth_actor *self, const struct key *key, const char *by)
 {
+    struct muster_journal *journal = muster_ctx_journal(self->ctx);
     char text[MUSTER_ID_TEXT];
     const char *id = text;
 
     muster_id_text(&key->id, text);
     if (key->revoked_ms)
-        muster_journal_say(muster_ctx_journal(self->ctx), INFO, "key-revoked", "A key was revoked.",
-                           MUSTER_SAY_TEXT("name", key->name), MUSTER_SAY_TEXT("key_id", id),
-                           MUSTER_SAY_TEXT("by", by));
+        muster_journal_say(journal, INFO, "key-revoked", "A key was revoked.", MUSTER_SAY_TEXT("name", key->name),
+                           MUSTER_SAY_TEXT("key_id", id), MUSTER_SAY_TEXT("by", by));
+    else if (key->old_digest.size > 0)
+        muster_journal_say(journal, INFO, "key-rotated", "A key was given a new text.",
+                           MUSTER_SAY_TEXT("name", key->name), MUSTER_SAY_TEXT("key_id", id), MUSTER_SAY_TEXT("by", by),
+                           MUSTER_SAY_NUMBER("old_until", key->old_until_ms));
     else
-        muster_journal_say(muster_ctx_journal(self->ctx), INFO, "key-created", "A key was made.",
-                           MUSTER_SAY_TEXT("name", key->name), MUSTER_SAY_TEXT("key_id", id),
-                           MUSTER_SAY_TEXT("by", by));
+        muster_journal_say(journal, INFO, "key-created", "A key was made.", MUSTER_SAY_TEXT("name", key->name),
+                           MUSTER_SAY_TEXT("key_id", id), MUSTER_SAY_TEXT("by", by));
 }
 
 MUSTER_ON(auth_actor, auth_changed);
@@ -442,8 +518,9 @@ on_failed(struct auth_actor *self, const struct failed *in)
     return MUSTER_OK;
 }
 
-static const struct muster_handler handlers[] = {
-    MUSTER_ROW(auth_create), MUSTER_ROW(auth_revoke), MUSTER_ROW(auth_changed), MUSTER_ROW(failed), {NULL, NULL}};
+static const struct muster_handler handlers[] = {MUSTER_ROW(auth_create), MUSTER_ROW(auth_revoke),
+                                                 MUSTER_ROW(auth_rotate), MUSTER_ROW(auth_changed),
+                                                 MUSTER_ROW(failed),      {NULL, NULL}};
 
 const struct muster_actor_class muster_auth_class = {
     .name = "auth",

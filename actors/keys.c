@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* keys: a hash table by digest, built once.  Any thread may read; nothing fails but the check itself.
  *
+ * A key has two entries: an even one for its digest, and an odd one, which may be unused, for the digest it had before
+ * it was rotated.
  * A bucket is chosen by the digest and a random salt, and every key in it is compared as a whole in constant time.  So
  * neither the way to a key nor the comparison tells how much of a digest was right. */
 #include "actors/keys.h"
@@ -12,8 +14,8 @@ struct muster_keys {
     struct muster_arena *arena; /* texts of the keys */
     struct key *keys;           /* oldest first */
     size_t count;
-    uint32_t *buckets; /* number of its first key, from 1; 0: empty */
-    uint32_t *next;    /* likewise the next in the bucket, by index of a key */
+    uint32_t *buckets; /* number of its first entry, from 1; 0: empty */
+    uint32_t *next;    /* likewise the next in the bucket, by index of an entry */
     size_t mask;       /* number of buckets less one */
     uint64_t salt;
 };
@@ -52,21 +54,45 @@ bucket_of(const struct muster_keys *keys, const uint8_t *digest)
     return (size_t)(((number ^ keys->salt) * UINT64_C(0x9e3779b97f4a7c15)) >> 32) & keys->mask;
 }
 
+static const struct key *
+key_at(const struct muster_keys *keys, uint32_t entry)
+{
+    return &keys->keys[entry / 2];
+}
+
+static bool
+is_old(uint32_t entry)
+{
+    return entry % 2 == 1;
+}
+
+/* The digest of an entry; NULL: it is unused. */
+static const uint8_t *
+digest_at(const struct muster_keys *keys, uint32_t entry)
+{
+    const struct muster_bytes *bytes = is_old(entry) ? &key_at(keys, entry)->old_digest : &key_at(keys, entry)->digest;
+
+    return bytes->size == MUSTER_DIGEST ? bytes->data : NULL;
+}
+
 static void
 index_keys(struct muster_keys *keys)
 {
-    size_t buckets = 16, i, at;
+    size_t buckets = 16, at;
+    uint32_t entry;
 
-    while (buckets < 2 * keys->count)
+    while (buckets < 4 * keys->count)
         buckets *= 2;
     keys->mask = buckets - 1;
     keys->buckets = muster_alloc(buckets * sizeof *keys->buckets);
-    keys->next = muster_alloc(keys->count * sizeof *keys->next);
+    keys->next = muster_alloc(2 * keys->count * sizeof *keys->next);
     muster_random(&keys->salt, sizeof keys->salt);
-    for (i = 0; i < keys->count; i++) {
-        at = bucket_of(keys, keys->keys[i].digest.data);
-        keys->next[i] = keys->buckets[at];
-        keys->buckets[at] = (uint32_t)(i + 1);
+    for (entry = 0; entry < 2 * keys->count; entry++) {
+        if (digest_at(keys, entry) == NULL)
+            continue;
+        at = bucket_of(keys, digest_at(keys, entry));
+        keys->next[entry] = keys->buckets[at];
+        keys->buckets[at] = entry + 1;
     }
 }
 
@@ -139,29 +165,52 @@ keys_is_live(const struct key *key, int64_t now_ms)
     return key->revoked_ms == 0 && !is_expired(key, now_ms);
 }
 
+/* Why the key of that entry cannot be used; NULL: it can. */
+static const char *
+fault_of(const struct muster_keys *keys, uint32_t entry, int64_t now_ms)
+{
+    const struct key *key = key_at(keys, entry);
+
+    if (key->revoked_ms)
+        return "API key revoked";
+    if (is_expired(key, now_ms))
+        return "API key expired";
+    return is_old(entry) && now_ms >= key->old_until_ms ? "API key rotated" : NULL;
+}
+
+muster_err
+muster_keys_check_digest(const struct muster_keys *keys, const uint8_t digest[MUSTER_DIGEST], int64_t now_ms,
+                         const struct key **out_key, const char **out_reason)
+{
+    const struct key *found = NULL;
+    const char *reason = "Invalid API key", *fault;
+    uint32_t at;
+
+    for (at = keys->buckets[bucket_of(keys, digest)]; at != 0; at = keys->next[at - 1]) {
+        if (!muster_digest_equal(digest_at(keys, at - 1), digest))
+            continue;
+        fault = fault_of(keys, at - 1, now_ms);
+        if (fault)
+            reason = fault;
+        else
+            found = key_at(keys, at - 1); /* the same secret may have been revoked once and be configured now */
+    }
+    if (found == NULL) {
+        *out_reason = reason;
+        return MUSTER_UNAUTHORIZED;
+    }
+    *out_key = found;
+    return MUSTER_OK;
+}
+
 muster_err
 muster_keys_check(const struct muster_keys *keys, const char *secret, int64_t now_ms, const struct key **out_key,
                   const char **out_reason)
 {
-    const struct key *found = NULL, *key;
     uint8_t digest[MUSTER_DIGEST];
-    uint32_t at;
 
     muster_sha256(secret, strlen(secret), digest);
-    for (at = keys->buckets[bucket_of(keys, digest)]; at != 0; at = keys->next[at - 1]) {
-        key = &keys->keys[at - 1];
-        if (muster_digest_equal(key->digest.data, digest) && (found == NULL || keys_is_live(key, now_ms)))
-            found = key; /* the same secret may have been revoked once and be in the configuration now */
-    }
-    if (found && keys_is_live(found, now_ms)) {
-        *out_key = found;
-        return MUSTER_OK;
-    }
-    if (found == NULL)
-        *out_reason = "Invalid API key";
-    else
-        *out_reason = found->revoked_ms ? "API key revoked" : "API key expired";
-    return MUSTER_UNAUTHORIZED;
+    return muster_keys_check_digest(keys, digest, now_ms, out_key, out_reason);
 }
 
 size_t

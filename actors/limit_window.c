@@ -69,6 +69,20 @@ make_room(struct limit_log *log, size_t wanted)
     log->first = 0;
 }
 
+int64_t
+limit_log_time(const struct limit_log *log, size_t index)
+{
+    return *time_at(log, index);
+}
+
+void
+limit_log_add(struct limit_log *log, int64_t time_ms)
+{
+    make_room(log, log->count + 1);
+    log->count++;
+    *time_at(log, log->count - 1) = time_ms;
+}
+
 void
 limit_log_take(struct limit_log *log, const struct limit_rate *rate, int64_t cost, int64_t now_ms,
                struct limit_verdict *out_verdict)

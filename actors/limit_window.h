@@ -19,8 +19,8 @@ struct limit_rate {
 struct limit_verdict {
     bool allowed;
     int64_t left; /* requests that would be let through now */
-    int64_t
-        reset_ms; /* log: when the oldest request leaves the window, or this one if allowed; bucket: when it is full */
+    /* log: when the oldest request leaves the window, or this one if allowed; bucket: when it is full */
+    int64_t reset_ms;
     int64_t retry_ms; /* refused: how long to wait; else 0 */
 };
 
@@ -35,6 +35,10 @@ struct limit_log {
 void limit_log_take(struct limit_log *log, const struct limit_rate *rate, int64_t cost, int64_t now_ms,
                     struct limit_verdict *out_verdict);
 void limit_log_free(struct limit_log *log);
+/* Number `index` of its times, from 0, the oldest. */
+int64_t limit_log_time(const struct limit_log *log, size_t index);
+/* Add one that is not before the others. */
+void limit_log_add(struct limit_log *log, int64_t time_ms);
 
 /* Zeroed it is full.  A token is `window_ms` units, so that the `requests` units that flow in each ms are whole. */
 struct limit_bucket {

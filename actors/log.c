@@ -5,7 +5,9 @@
  * Live events are published at once and sent to the store a few milliseconds later, many together, so a sync in flight
  * never delays a chunk.  Durable events come back from the store when they are on disk and are published then.  Since
  * all publishing happens here, and a job's end comes by way of this mailbox behind the job's own events, subscribers
- * see each job's events in the order of their numbers.
+ * see each job's events in the order of their numbers.  Those of several jobs may overtake each other: a live event is
+ * not held up by a durable one with a lower number that is being synced.  Who wants one order over all waits for
+ * `settled`, which says how far nothing is missing.
  *
  * Persists nothing itself; on restart there is nothing to rebuild.  Mailbox full: agents keep their events and try
  * again. */
@@ -26,18 +28,23 @@ struct log_actor {
     struct event *pending;      /* those, in order */
     size_t count, capacity;     /* of pending */
     size_t bytes;               /* of their bodies */
-    int64_t last_seq;           /* highest number published */
-    struct outbox outbox;       /* towards store and queue */
+    int64_t last_seq;           /* highest number seen: published, or on its way through the store */
+    int64_t *open;              /* numbers up to it whose events are on their way through the store, ascending */
+    size_t open_first, open_end, open_capacity; /* of open: [open_first, open_end) */
+    struct outbox outbox;                       /* towards store and queue */
 };
 
 static muster_err
 log_init(void *state, struct muster_ctx *ctx, const void *config)
 {
     struct log_actor *self = state;
+    struct muster_store_stats stats;
 
     (void)config;
     self->ctx = ctx;
     self->arena = muster_arena_new();
+    muster_store_stats(muster_ctx_store(ctx), &stats);
+    self->last_seq = stats.last_seq; /* nothing below is on its way */
     outbox_init(&self->outbox);
     return MUSTER_OK;
 }
@@ -69,6 +76,7 @@ log_fini(void *state)
     outbox_fini(&self->outbox);
     muster_arena_free(&self->arena);
     free(self->pending);
+    free(self->open);
 }
 
 /* Keep a copy of the event until the next flush. */
@@ -93,12 +101,61 @@ keep(struct log_actor *self, const struct event *event)
     self->bytes += event->body.size;
 }
 
+/* ---- which numbers are still to come ---- */
+
+/* Numbers are given out one after the other, here and by the store: those between the last one seen and this one are on
+ * their way through the store. */
+static void
+see(struct log_actor *self, int64_t seq)
+{
+    for (; self->last_seq < seq; self->last_seq++) {
+        if (self->open_first > 0 && 2 * self->open_first >= self->open_end) { /* half of the places are free */
+            memmove(self->open, self->open + self->open_first,
+                    (self->open_end - self->open_first) * sizeof *self->open);
+            self->open_end -= self->open_first;
+            self->open_first = 0;
+        }
+        if (self->open_end == self->open_capacity) {
+            self->open_capacity = self->open_capacity ? 2 * self->open_capacity : 64;
+            self->open = muster_realloc(self->open, self->open_capacity * sizeof *self->open);
+        }
+        self->open[self->open_end++] = self->last_seq + 1;
+    }
+}
+
+/* This one has come, or never will. */
+static void
+settle(struct log_actor *self, int64_t seq)
+{
+    size_t low, high, middle;
+
+    see(self, seq);
+    for (low = self->open_first, high = self->open_end; low < high;) {
+        middle = low + (high - low) / 2;
+        if (self->open[middle] < seq)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == self->open_end || self->open[low] != seq)
+        return;
+    /* They come nearly in order, so few stand before it. */
+    memmove(self->open + self->open_first + 1, self->open + self->open_first,
+            (low - self->open_first) * sizeof *self->open);
+    self->open_first++;
+}
+
+static int64_t
+settled(const struct log_actor *self)
+{
+    return self->open_first < self->open_end ? self->open[self->open_first] - 1 : self->last_seq;
+}
+
 static void
 publish(struct log_actor *self, const struct event *event)
 {
-    if (event->seq > self->last_seq)
-        self->last_seq = event->seq;
-    muster_publish_event(self->ctx, event);
+    settle(self, event->seq);
+    muster_publish_event(self->ctx, event, settled(self));
 }
 
 MUSTER_ON(log_actor, log_append);
@@ -138,6 +195,10 @@ on_log_publish(struct log_actor *self, const struct log_publish *in)
 
     for (i = 0; i < in->events.count; i++)
         publish(self, &in->events.items[i]);
+    for (i = 0; i < in->lost.count; i++)
+        settle(self, in->lost.items[i].seq);
+    if (in->lost.count > 0)
+        muster_publish_event(self->ctx, NULL, settled(self));
     return MUSTER_OK;
 }
 
@@ -157,7 +218,7 @@ static muster_err
 on_log_flush(struct log_actor *self, const struct log_flush *in)
 {
     struct muster_caller *caller = muster_caller_keep(self->ctx);
-    struct store_committed committed = {.seq = self->last_seq};
+    struct store_committed committed = {.seq = settled(self)};
     struct muster_buf ok = {0};
     struct store_answer answer;
 

@@ -253,7 +253,7 @@ on_feed_event(struct metrics_actor *self, const struct feed_event *in)
     muster_err err = MUSTER_OK;
     size_t i;
 
-    for (i = 0; i < sizeof event_rows / sizeof event_rows[0]; i++) {
+    for (i = 0; event && i < sizeof event_rows / sizeof event_rows[0]; i++) {
         if (strcmp(event_rows[i].type->wire, event->type) != 0)
             continue;
         if (event_rows[i].read) {

@@ -106,8 +106,8 @@ const struct muster_principal *muster_caller_principal(const struct muster_calle
 /* ---- the board: what readers on other threads see ---- */
 
 void muster_publish(struct muster_ctx *ctx, const char *name, void *object, void (*destroy)(void *object));
-/* Publish to the subscribers of events.  Only the log does. */
-void muster_publish_event(struct muster_ctx *ctx, const struct event *event);
+/* Publish to the subscribers of events; see feed.event for `settled`.  `event` may be NULL.  Only the log does. */
+void muster_publish_event(struct muster_ctx *ctx, const struct event *event, int64_t settled);
 /* Events that this actor's mailbox had no room for since the last call. */
 size_t muster_events_missed(struct muster_ctx *ctx);
 void muster_events_subscribe(struct muster_ctx *ctx);

@@ -10,11 +10,15 @@
 /* ---- keys: published by auth under MUSTER_KEYS_BOARD after each change ---- */
 #define MUSTER_KEYS_BOARD "keys"
 struct muster_keys; /* all keys that exist, revoked ones too */
-/* The live key with this secret: not revoked, not expired at `now_ms`.  The time it takes does not depend on how much
- * of a digest matches.  MUSTER_UNAUTHORIZED with *out_reason "Invalid API key", "API key expired" or "API key revoked".
+/* The live key with this secret: not revoked, not expired at `now_ms`; the secret it had before it was rotated is good
+ * too until its time is over.  The time it takes does not depend on how much of a digest matches.
+ * MUSTER_UNAUTHORIZED with *out_reason "Invalid API key", "API key expired", "API key revoked" or "API key rotated".
  * *out_key lives as long as the notice. */
 muster_err muster_keys_check(const struct muster_keys *keys, const char *secret, int64_t now_ms,
                              const struct key **out_key, const char **out_reason);
+/* The same for the SHA-256 of a secret. */
+muster_err muster_keys_check_digest(const struct muster_keys *keys, const uint8_t digest[MUSTER_DIGEST], int64_t now_ms,
+                                    const struct key **out_key, const char **out_reason);
 /* All of them, oldest first. */
 size_t muster_keys_count(const struct muster_keys *keys);
 const struct key *muster_keys_at(const struct muster_keys *keys, size_t index);
@@ -29,6 +33,7 @@ struct muster_queue_view {
     int64_t failed;
     int64_t cancelled;
     int64_t mean_ms; /* mean duration of recent jobs; 0: none yet */
+    bool paused;     /* a team: starts no jobs until it is resumed */
     bool draining;   /* starts no more jobs */
 };
 
@@ -39,7 +44,9 @@ struct muster_process_view {
     enum process_state state;
     int64_t started_ms;
     int64_t turns;
-    char session[64]; /* the agent's own name for its session; "" none yet */
+    char session[64];       /* the agent's own name for its session; "" none yet */
+    struct muster_id job;   /* at work on it; zero: on none */
+    int64_t current, total; /* how far the agent says it is; total 0: it does not say */
 };
 struct muster_agent_view {
     size_t count; /* of processes, at most MUSTER_VIEW_PROCESSES are shown */

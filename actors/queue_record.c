@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "actors/muster_journal.h"
+#include "actors/muster_span.h"
 
 muster_err
 queue_record_read(struct muster_ctx *ctx, const struct queue_job *job, struct muster_arena *arena,
@@ -29,8 +30,10 @@ queue_record_apply(const struct queue_job *job, struct job *record)
     record->usage = &job->usage;
 }
 
-static struct muster_bytes
-pack(const struct muster_type *type, const void *body, struct muster_arena *arena)
+/* ---- parts of commits ---- */
+
+struct muster_bytes
+queue_pack(const struct muster_type *type, const void *body, struct muster_arena *arena)
 {
     struct muster_buf buf = {0};
     struct muster_bytes packed;
@@ -47,7 +50,7 @@ pack(const struct muster_type *type, const void *body, struct muster_arena *aren
 static struct store_put
 put(const struct muster_type *type, const void *record, struct muster_arena *arena)
 {
-    return (struct store_put){.record = type->wire, .value = pack(type, record, arena)};
+    return (struct store_put){.record = type->wire, .value = queue_pack(type, record, arena)};
 }
 
 static struct log_entry
@@ -61,16 +64,16 @@ entry(struct muster_ctx *ctx, const struct queue_job *job, const struct muster_t
         .job = job->id,
         .attempt = job->attempt,
         .trace = job->trace,
-        .body = pack(type, body, arena),
+        .body = queue_pack(type, body, arena),
     };
 }
 
-/* A whole message to the queue: this job was written, or was not. */
+/* A whole message to the queue: what has this id was written, or was not. */
 static struct muster_bytes
-written(const struct queue_job *job, bool failed, struct muster_arena *arena)
+written(const struct muster_id *id, bool failed, struct muster_arena *arena)
 {
     struct muster_envelope envelope = {.reply_to = "", .trace = "", .principal.name = ""};
-    struct queue_written body = {.job = job->id, .failed = failed};
+    struct queue_written body = {.job = *id, .failed = failed};
     struct muster_buf buf = {0};
     struct muster_bytes message;
 
@@ -80,15 +83,31 @@ written(const struct queue_job *job, bool failed, struct muster_arena *arena)
     return message;
 }
 
-static struct store_answer
-tell_queue(struct muster_ctx *ctx, const struct queue_job *job, struct muster_arena *arena)
+struct store_answer
+queue_answer_written(struct muster_ctx *ctx, const struct muster_id *id, struct muster_arena *arena)
 {
     return (struct store_answer){
         .to = muster_ctx_address(ctx),
-        .ok = written(job, false, arena),
-        .no = written(job, true, arena),
+        .ok = written(id, false, arena),
+        .no = written(id, true, arena),
     };
 }
+
+struct store_answer
+queue_answer_caller(const struct muster_caller *caller, const struct muster_type *type, const void *body,
+                    struct muster_arena *arena)
+{
+    const char *to = muster_caller_address(caller);
+    struct store_answer answer = {.to = muster_arena_str(arena, to, strlen(to))};
+    struct muster_buf buf = {0};
+
+    muster_caller_pack(caller, type, body, &buf);
+    answer.ok = (struct muster_bytes){(const uint8_t *)muster_arena_str(arena, buf.data, buf.size), buf.size};
+    muster_buf_free(&buf);
+    return answer;
+}
+
+/* ---- begin and steps ---- */
 
 void
 queue_record_note(struct muster_ctx *ctx, const struct job *record)
@@ -99,8 +118,6 @@ queue_record_note(struct muster_ctx *ctx, const struct job *record)
     (void)muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit); /* a step that a restart repeats if it is lost */
 }
 
-/* ---- begin ---- */
-
 void
 queue_record_begin(struct muster_ctx *ctx, const struct queue_team *team, const struct muster_envelope *envelope,
                    struct job *record)
@@ -110,7 +127,8 @@ queue_record_begin(struct muster_ctx *ctx, const struct queue_team *team, const 
     record->state = job_state_QUEUED;
     if (record->priority == job_priority_NONE)
         record->priority = job_priority_NORMAL;
-    record->from = envelope->principal.name[0] ? envelope->principal.name : "muster";
+    if (record->from == NULL || *record->from == '\0')
+        record->from = envelope->principal.name[0] ? envelope->principal.name : "muster";
     record->key = envelope->principal.key;
     record->trace = envelope->trace;
     record->created_ms = muster_now_ms(ctx);
@@ -118,50 +136,52 @@ queue_record_begin(struct muster_ctx *ctx, const struct queue_team *team, const 
         record->timeout_ms = team->options->turn_timeout;
     if (record->max_attempts < 1 || record->max_attempts > options->max_attempts)
         record->max_attempts = options->max_attempts;
+    if (record->retry_delay_ms > options->max_retry_delay)
+        record->retry_delay_ms = options->max_retry_delay;
+    if (record->max_retry_delay_ms > options->max_retry_delay)
+        record->max_retry_delay_ms = options->max_retry_delay;
+    if (record->not_before_ms <= record->created_ms)
+        record->not_before_ms = 0;
     record->attempt = record->failures = 0;
-    record->started_ms = record->finished_ms = record->not_before_ms = 0;
+    record->started_ms = record->finished_ms = 0;
     record->session = record->result = record->error = record->error_message = NULL;
     record->usage = NULL;
+    record->tools.count = record->files.count = 0;
+    record->retried_as = (struct muster_id){{0}};
 }
 
 /* What the caller is told once the job is on disk. */
 static struct store_answer
-accepted(struct muster_ctx *ctx, const struct queue_job *job, int64_t position, struct muster_arena *arena)
+accepted(struct muster_ctx *ctx, const struct job *record, struct muster_arena *arena)
 {
     struct queue_accepted body = {
-        .job = job->id,
-        .position = position,
-        .estimate_ms =
-            queue_estimate(job->team, position, muster_ctx_options(ctx)->queue->first_estimate, job->created_ms),
-        .created_ms = job->created_ms,
+        .job = record->id,
+        .position = record->position,
+        .estimate_ms = record->estimate_ms,
+        .created_ms = record->created_ms,
     };
     struct muster_caller *caller = muster_caller_keep(ctx);
-    struct store_answer answer = {0};
-    struct muster_buf buf = {0};
-    const char *to = muster_caller_address(caller);
+    struct store_answer answer = queue_answer_caller(caller, &queue_accepted_type, &body, arena);
 
-    muster_caller_pack(caller, &queue_accepted_type, &body, &buf);
-    answer.to = muster_arena_str(arena, to, strlen(to));
-    answer.ok = (struct muster_bytes){(const uint8_t *)muster_arena_str(arena, buf.data, buf.size), buf.size};
-    muster_buf_free(&buf);
     muster_caller_free(&caller);
     return answer;
 }
 
 muster_err
-queue_record_submit(struct muster_ctx *ctx, const struct queue_job *job, const struct job *record)
+queue_record_submit(struct muster_ctx *ctx, const struct queue_job *job, const struct job *record,
+                    const struct job *original)
 {
     struct muster_arena *arena = muster_ctx_arena(ctx);
-    struct job_queued queued = {.priority = job->priority, .position = queue_position(job)};
-    struct store_put one = put(&job_type, record, arena);
+    struct job_queued queued = {.priority = job->priority, .position = record->position};
+    struct store_put puts[2] = {put(&job_type, record, arena)};
     struct log_entry event = entry(ctx, job, &job_queued_type, &queued, arena);
-    struct store_answer answers[2] = {tell_queue(ctx, job, arena)};
-    size_t count = 1;
-    struct store_commit commit;
+    struct store_answer answers[2] = {queue_answer_written(ctx, &job->id, arena)};
+    struct store_commit commit = {.puts = {puts, 1}, .entries = {&event, 1}, .answers = {answers, 1}};
 
+    if (original)
+        puts[commit.puts.count++] = put(&job_type, original, arena);
     if (muster_ctx_envelope(ctx)->reply_to[0] != '\0')
-        answers[count++] = accepted(ctx, job, queued.position, arena);
-    commit = (struct store_commit){.puts = {&one, 1}, .entries = {&event, 1}, .answers = {answers, count}};
+        answers[commit.answers.count++] = accepted(ctx, record, arena);
     return muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit);
 }
 
@@ -219,7 +239,7 @@ final_record(struct muster_ctx *ctx, struct queue_job *job, const struct queue_r
 static struct log_entry
 final_entry(struct muster_ctx *ctx, struct queue_job *job, const struct job *record)
 {
-    int64_t duration_ms = job->started_ms ? job->finished_ms - job->started_ms : 0;
+    int64_t duration_ms = muster_job_duration(job->started_ms, job->finished_ms);
     struct job_completed completed = {.duration_ms = duration_ms, .usage = record->usage};
     struct job_cancelled cancelled = {.by = job->cancelled_by ? job->cancelled_by : "",
                                       .was_running = job->was_running,
@@ -228,8 +248,6 @@ final_entry(struct muster_ctx *ctx, struct queue_job *job, const struct job *rec
     struct job_failed failed = {
         .code = record->error, .message = record->error_message, .duration_ms = duration_ms, .usage = record->usage};
 
-    if (duration_ms < 0) /* the clock was set back */
-        completed.duration_ms = cancelled.duration_ms = failed.duration_ms = 0;
     if (job->state == job_state_COMPLETED)
         return entry(ctx, job, &job_completed_type, &completed, job->arena);
     if (job->state == job_state_CANCELLED)
@@ -241,7 +259,7 @@ final_entry(struct muster_ctx *ctx, struct queue_job *job, const struct job *rec
 static void
 make_writable(struct muster_ctx *ctx, struct queue_job *job, struct job *record)
 {
-    struct muster_bytes packed = pack(&job_type, record, job->arena);
+    struct muster_bytes packed = queue_pack(&job_type, record, job->arena);
     struct muster_fault fault = {0};
     struct job scratch;
 
@@ -282,7 +300,7 @@ queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct que
     if (job->final->callback)
         puts[count++] = put(&delivery_type, &delivery, job->arena);
     *event = final_entry(ctx, job, job->final);
-    *answer = tell_queue(ctx, job, job->arena);
+    *answer = queue_answer_written(ctx, &job->id, job->arena);
     job->commit.puts.items = puts;
     job->commit.puts.count = count;
     job->commit.entries.items = event;

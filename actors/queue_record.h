@@ -7,8 +7,6 @@
 
 #include "actors/queue_table.h"
 
-/* Read back all jobs that are not final; those that had begun go before the others. */
-muster_err queue_recover(struct muster_ctx *ctx, struct queue_table *table);
 /* The job's record from the store, into the arena. */
 muster_err queue_record_read(struct muster_ctx *ctx, const struct queue_job *job, struct muster_arena *arena,
                              struct job *out_record);
@@ -20,9 +18,10 @@ void queue_record_note(struct muster_ctx *ctx, const struct job *record);
 /* Fill in what the queue decides of a new job: times, limits, who. */
 void queue_record_begin(struct muster_ctx *ctx, const struct queue_team *team, const struct muster_envelope *envelope,
                         struct job *record);
-/* Write a new job with its job.queued; then tell the queue (queue.written) and the caller (queue.accepted).
- * MUSTER_OVERLOADED: nothing was begun. */
-muster_err queue_record_submit(struct muster_ctx *ctx, const struct queue_job *job, const struct job *record);
+/* Write a new job with its job.queued, and `original` (may be NULL), the job that it repeats; then tell the queue
+ * (queue.written) and the caller (queue.accepted).  MUSTER_OVERLOADED: nothing was begun. */
+muster_err queue_record_submit(struct muster_ctx *ctx, const struct queue_job *job, const struct job *record,
+                               const struct job *original);
 /* Prepare job->commit: its end as `report` says, with its last event and its callback. */
 void queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report);
 /* Write that it waits for another attempt. */
@@ -32,5 +31,14 @@ void queue_record_retry(struct muster_ctx *ctx, struct queue_job *job, const str
 void queue_record_resume(struct muster_ctx *ctx, struct queue_job *job);
 /* Write that it goes on at the next start. */
 void queue_record_park(struct muster_ctx *ctx, struct queue_job *job);
+
+/* Parts of commits; all bytes lie in the arena. */
+struct muster_bytes queue_pack(const struct muster_type *type, const void *body, struct muster_arena *arena);
+/* The queue gets queue.written with that id. */
+struct store_answer queue_answer_written(struct muster_ctx *ctx, const struct muster_id *id,
+                                         struct muster_arena *arena);
+/* A caller gets that body, or the store's reason. */
+struct store_answer queue_answer_caller(const struct muster_caller *caller, const struct muster_type *type,
+                                        const void *body, struct muster_arena *arena);
 
 #endif

@@ -16,20 +16,18 @@ publish_team(struct muster_ctx *ctx, const struct queue_team *team, bool drainin
 {
     struct muster_queue_view *view = muster_alloc(sizeof *view);
     char name[sizeof MUSTER_QUEUE_BOARD + 80];
-    int i;
 
     *view = (struct muster_queue_view){
-        .queued = team->delayed,
+        .queued = team->waiting + team->delayed,
         .running = team->running,
         .max_running = team->capacity,
         .completed = team->completed,
         .failed = team->failed,
         .cancelled = team->cancelled,
         .mean_ms = team->mean_ms,
+        .paused = team->paused,
         .draining = draining,
     };
-    for (i = 0; i < QUEUE_PRIORITIES; i++)
-        view->queued += team->waiting[i];
     snprintf(name, sizeof name, MUSTER_QUEUE_BOARD "/%s", team->name);
     muster_publish(ctx, name, view, free);
 }

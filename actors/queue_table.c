@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* queue_table: the lists and counts of the queue.  Cannot fail; the number of jobs is bounded by the queue's options.
- */
+/* queue_table: jobs by id, teams, and counts.  Cannot fail; the number of jobs is bounded by the queue's options. */
 #include "actors/queue_table.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "actors/cost.h"
+#include "actors/queue_conversation.h"
 
 #define FIRST_BUCKETS 256
 
@@ -15,7 +15,13 @@ queue_table_init(struct queue_table *table, const struct options *options)
 {
     size_t i;
 
-    *table = (struct queue_table){.bucket_count = FIRST_BUCKETS, .aging_ms = options->queue->aging};
+    *table = (struct queue_table){.bucket_count = FIRST_BUCKETS,
+                                  .first_turn = -1,
+                                  .aging_ms = options->queue->aging,
+                                  .max_running = options->queue->max_running,
+                                  .first_estimate_ms = options->queue->first_estimate};
+    queue_names_init(&table->keys);
+    queue_names_init(&table->conversations);
     table->buckets = muster_alloc(FIRST_BUCKETS * sizeof(struct queue_job *));
     for (i = 0; i < options->teams.count; i++)
         queue_team_get(table, options->teams.items[i].name)->options = &options->teams.items[i];
@@ -35,6 +41,9 @@ queue_table_fini(struct queue_table *table)
     }
     free(table->teams);
     free(table->buckets);
+    free(table->due.jobs);
+    queue_names_fini(&table->keys);
+    queue_names_fini(&table->conversations);
 }
 
 /* ---- teams ---- */
@@ -60,11 +69,11 @@ queue_team_get(struct queue_table *table, const char *name)
     MUSTER_ASSERT(table->job_count == 0); /* jobs point to their teams */
     table->teams = muster_realloc(table->teams, (table->team_count + 1) * sizeof *table->teams);
     team = &table->teams[table->team_count++];
-    *team = (struct queue_team){.name = muster_strdup(name), .dirty = true};
+    *team = (struct queue_team){.name = muster_strdup(name), .state_id = muster_id_of("team", name), .dirty = true};
     return team;
 }
 
-static void count(struct queue_table *table, struct queue_job *job, int64_t by);
+static void count(struct queue_table *table, struct queue_job *job, int64_t by); /* below, with the phases */
 
 /* ---- jobs ---- */
 
@@ -124,10 +133,13 @@ queue_job_add(struct queue_table *table, struct queue_team *team, const struct j
     job->created_ms = record->created_ms;
     job->started_ms = record->started_ms;
     job->not_before_ms = record->not_before_ms;
+    job->deadline_ms = record->deadline_ms;
     job->timeout_ms = record->timeout_ms;
     job->attempt = record->attempt;
     job->failures = record->failures;
     job->max_attempts = record->max_attempts;
+    job->retry_delay_ms = record->retry_delay_ms;
+    job->max_retry_delay_ms = record->max_retry_delay_ms;
     job->session = muster_strdup(record->session);
     job->trace = muster_strdup(record->trace);
     if (record->usage)
@@ -137,47 +149,55 @@ queue_job_add(struct queue_table *table, struct queue_team *team, const struct j
     *home = job;
     table->job_count++;
     count(table, job, 1);
+    if (record->conversation && *record->conversation)
+        queue_conversation_join(table, job, record->conversation);
     return job;
 }
 
-/* ---- lists and counts ---- */
+/* ---- keys ---- */
 
-static void
-link_waiting(struct queue_job *job, bool first)
+void
+queue_key_hold(struct queue_table *table, struct queue_job *job, const struct job *record)
 {
-    struct queue_team *team = job->team;
-    int list = (int)job->priority;
+    struct queue_key *key = muster_alloc(sizeof *key);
 
-    job->previous = first ? NULL : team->last[list];
-    job->next = first ? team->first[list] : NULL;
-    *(job->previous ? &job->previous->next : &team->first[list]) = job;
-    *(job->next ? &job->next->previous : &team->last[list]) = job;
+    key->name.text = muster_strdup(record->idempotency);
+    key->print_size = record->fingerprint.size;
+    MUSTER_ASSERT(key->print_size <= sizeof key->print); /* so says its row */
+    if (key->print_size > 0)
+        memcpy(key->print, record->fingerprint.data, key->print_size);
+    queue_names_add(&table->keys, &key->name);
+    job->key = key;
+}
+
+const struct queue_key *
+queue_key_find(const struct queue_table *table, const char *digest)
+{
+    return (const struct queue_key *)queue_names_find(&table->keys, digest);
 }
 
 static void
-unlink_waiting(struct queue_job *job)
+drop_key(struct queue_table *table, struct queue_job *job)
 {
-    struct queue_team *team = job->team;
-    int list = (int)job->priority;
-
-    *(job->previous ? &job->previous->next : &team->first[list]) = job->next;
-    *(job->next ? &job->next->previous : &team->last[list]) = job->previous;
-    job->next = job->previous = NULL;
+    if (job->key == NULL)
+        return;
+    queue_names_remove(&table->keys, &job->key->name);
+    free(job->key->name.text);
+    free(job->key);
+    job->key = NULL;
 }
 
-static bool
-counts_as_queued(enum queue_phase phase)
-{
-    return phase == PHASE_SUBMIT || phase == PHASE_WAIT || phase == PHASE_DELAY;
-}
+/* ---- phases and counts ---- */
 
 static void
 count(struct queue_table *table, struct queue_job *job, int64_t by)
 {
-    table->queued += counts_as_queued(job->phase) ? by : 0;
+    bool waits = job->phase == PHASE_SUBMIT || job->phase == PHASE_WAIT;
+
+    table->queued += waits || job->phase == PHASE_DELAY ? by : 0;
     table->running += job->phase == PHASE_RUN ? by : 0;
     job->team->running += job->phase == PHASE_RUN ? by : 0;
-    job->team->waiting[job->priority] += job->phase == PHASE_SUBMIT || job->phase == PHASE_WAIT ? by : 0;
+    job->team->waiting += waits ? by : 0;
     job->team->delayed += job->phase == PHASE_DELAY ? by : 0;
     job->team->dirty = true;
 }
@@ -185,13 +205,17 @@ count(struct queue_table *table, struct queue_job *job, int64_t by)
 void
 queue_job_enter(struct queue_table *table, struct queue_job *job, enum queue_phase phase, bool first)
 {
-    if (job->phase == PHASE_WAIT)
-        unlink_waiting(job);
+    drop_key(table, job);
     count(table, job, -1);
     job->phase = phase;
     count(table, job, 1);
-    if (phase == PHASE_WAIT)
-        link_waiting(job, first);
+    if (phase == PHASE_WAIT) {
+        if (!job->spot.taken)
+            queue_line_up(table, job, first);
+        queue_line_ready(job, queue_conversation_allows(job));
+    } else if (job->spot.taken) {
+        queue_line_leave(job);
+    }
 }
 
 void
@@ -202,8 +226,10 @@ queue_job_free(struct queue_table *table, struct queue_job *job)
     while (*place != job)
         place = &(*place)->chain;
     *place = job->chain;
-    if (job->phase == PHASE_WAIT)
-        unlink_waiting(job);
+    if (job->spot.taken)
+        queue_line_leave(job);
+    queue_conversation_leave(table, job);
+    drop_key(table, job);
     count(table, job, -1);
     table->job_count--;
     while (job->waiters) {
@@ -242,77 +268,4 @@ queue_job_use(struct queue_job *job, const struct usage *more)
     sum->cache_write_tokens = sum_of(sum->cache_write_tokens, more->cache_write_tokens);
     sum->turns = sum_of(sum->turns, more->turns);
     sum->cost_usd = cost_rounded(sum->cost_usd + more->cost_usd);
-}
-
-/* ---- order ---- */
-
-static int64_t
-rank(const struct queue_table *table, const struct queue_job *job, int64_t now_ms)
-{
-    int64_t waited_ms = now_ms - job->waiting_since_ms;
-
-    return (int64_t)job->priority + (waited_ms > 0 ? waited_ms / table->aging_ms : 0); /* the clock may be set back */
-}
-
-static bool
-goes_before(const struct queue_table *table, const struct queue_job *a, const struct queue_job *b, int64_t now_ms)
-{
-    int64_t rank_a, rank_b;
-
-    if (b == NULL)
-        return true;
-    rank_a = rank(table, a, now_ms);
-    rank_b = rank(table, b, now_ms);
-    return rank_a != rank_b ? rank_a > rank_b : a->waiting_since_ms < b->waiting_since_ms;
-}
-
-struct queue_job *
-queue_next_of(const struct queue_table *table, const struct queue_team *team, int64_t now_ms)
-{
-    struct queue_job *best = NULL;
-    int list;
-
-    for (list = QUEUE_PRIORITIES - 1; list >= 0; list--)
-        if (team->first[list] && goes_before(table, team->first[list], best, now_ms))
-            best = team->first[list];
-    return best;
-}
-
-struct queue_job *
-queue_next(const struct queue_table *table, int64_t now_ms)
-{
-    struct queue_job *best = NULL, *job;
-    size_t i;
-
-    for (i = 0; i < table->team_count; i++) {
-        const struct queue_team *team = &table->teams[i];
-
-        if (team->address == NULL || team->running >= team->capacity)
-            continue;
-        job = queue_next_of(table, team, now_ms);
-        if (job && goes_before(table, job, best, now_ms))
-            best = job;
-    }
-    return best;
-}
-
-int64_t
-queue_position(const struct queue_job *job)
-{
-    int64_t position = 0;
-    int list;
-
-    for (list = (int)job->priority; list < QUEUE_PRIORITIES; list++)
-        position += job->team->waiting[list];
-    return position;
-}
-
-int64_t
-queue_estimate(const struct queue_team *team, int64_t position, int64_t first_estimate_ms, int64_t now_ms)
-{
-    int64_t lanes = team->capacity > 0 ? team->capacity : 1;
-    int64_t ahead = position - 1 + team->running;
-    int64_t mean_ms = team->mean_ms > 0 ? team->mean_ms : first_estimate_ms;
-
-    return now_ms + (ahead / lanes + 1) * mean_ms;
 }

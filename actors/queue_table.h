@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* The queue's memory: jobs that are not final, their teams, and who goes next.
+/* The queue's memory: jobs that are not final, their teams and their conversations.
  *
  * Pure data, no messages: a model can be held against it.  Holds what changes while a job lives; its prompt and what
  * else stays the same lie in the store.  The queue actor's thread only. */
@@ -7,14 +7,16 @@
 #define ACTORS_QUEUE_TABLE_H
 
 #include "actors/muster_actor.h"
+#include "actors/queue_names.h"
+#include "actors/queue_order.h"
 
 #define QUEUE_PRIORITIES 5 /* job_priority values, 0 unused */
 
 /* What is going on with a job besides its state. */
 enum queue_phase {
     PHASE_SUBMIT, /* its first commit is under way; not to be started yet */
-    PHASE_WAIT,   /* in its team's waiting list */
-    PHASE_DELAY,  /* waits for the time of its next attempt */
+    PHASE_WAIT,   /* waits for its turn, and for its conversation */
+    PHASE_DELAY,  /* waits for the time of its first or next attempt */
     PHASE_RUN,    /* an agent has it */
     PHASE_FINISH  /* its last commit is under way */
 };
@@ -26,24 +28,39 @@ struct queue_waiter {
     bool cancel; /* asked by queue.cancel, not by queue.submit */
 };
 
+/* The Idempotency-Key of a job in PHASE_SUBMIT. */
+struct queue_key {
+    struct queue_name name; /* the digest; must be first */
+    uint8_t print[MUSTER_DIGEST];
+    size_t print_size;
+};
+
 struct queue_team;
+struct queue_conversation;
 
 struct queue_job {
     struct muster_id id;
     struct queue_team *team;
-    struct queue_job *next, *previous; /* in the waiting list, oldest first */
-    struct queue_job *chain;           /* in the table */
+    struct queue_job *chain; /* in the table */
     enum queue_phase phase;
     enum job_state state; /* as the store has it, or will */
     enum job_priority priority;
-    int64_t created_ms, started_ms, finished_ms, waiting_since_ms, not_before_ms;
+    struct queue_spot spot; /* in its team's line, in PHASE_SUBMIT and PHASE_WAIT */
+    int64_t created_ms, started_ms, finished_ms, not_before_ms, deadline_ms;
     int64_t timeout_ms, attempt, failures, max_attempts;
-    char *session;      /* the agent's, to be resumed; NULL none */
-    char *trace;        /* request id of the submit */
-    char *cancelled_by; /* somebody wants its end; NULL nobody */
-    bool was_running;   /* when its end was wanted */
-    bool given_up;      /* its agent was asked to drop the attempt */
-    struct usage usage; /* of all attempts that ended */
+    int64_t retry_delay_ms, max_retry_delay_ms; /* 0: the queue's */
+    struct queue_conversation *conversation;    /* NULL none */
+    struct queue_job *earlier, *later;          /* in it, in the order of submission */
+    struct queue_key *key;                      /* NULL none */
+    int64_t due_ms;                             /* time is to be looked at then; see queue_due.h */
+    size_t due_place;                           /* in the heap of those, from 1; 0: not in it */
+    char *session;                              /* the agent's, to be resumed; NULL none */
+    char *trace;                                /* request id of the submit */
+    char *cancelled_by;                         /* somebody wants its end; NULL nobody */
+    bool was_running;                           /* when its end was wanted */
+    bool given_up;                              /* its agent was asked to drop the attempt */
+    bool expired;                               /* likewise, because its deadline passed */
+    struct usage usage;                         /* of all attempts that ended */
     struct queue_waiter *waiters;
     struct muster_arena *arena; /* of its last commit, until that is on disk */
     struct store_commit commit; /* that commit, to be sent again if it fails */
@@ -55,13 +72,23 @@ struct queue_team {
     const struct team_options *options; /* NULL: jobs are left from an earlier configuration */
     char *address;                      /* of its agent; NULL until it is ready */
     int64_t capacity;                   /* jobs its agent takes at a time */
-    struct queue_job *first[QUEUE_PRIORITIES], *last[QUEUE_PRIORITIES]; /* waiting lists */
-    int64_t waiting[QUEUE_PRIORITIES];                                  /* jobs in PHASE_SUBMIT or PHASE_WAIT */
-    int64_t delayed;                                                    /* jobs in PHASE_DELAY */
+    struct queue_line lines[QUEUE_PRIORITIES];
+    int64_t waiting; /* jobs in PHASE_SUBMIT or PHASE_WAIT */
+    int64_t delayed; /* jobs in PHASE_DELAY */
     int64_t running;
     int64_t mean_ms; /* of recent jobs; 0 none yet */
     int64_t completed, failed, cancelled;
-    bool dirty; /* its view is to be published */
+    bool paused;                            /* starts no jobs */
+    struct muster_id state_id;              /* of its team_state record */
+    bool changing, change_to;               /* a commit that pauses or resumes it is under way */
+    struct queue_asked *asked, *asked_last; /* who wants it paused or resumed after that; see queue_pause.h */
+    bool dirty;                             /* its view is to be published */
+};
+
+/* Jobs with a time to look at, as a heap: none is due before the first, and none before those it stands above. */
+struct queue_due {
+    struct queue_job **jobs;
+    size_t count, capacity;
 };
 
 struct queue_table {
@@ -69,9 +96,13 @@ struct queue_table {
     size_t bucket_count, job_count;
     struct queue_team *teams;
     size_t team_count;
-    int64_t queued;  /* jobs in PHASE_SUBMIT, PHASE_WAIT or PHASE_DELAY */
-    int64_t running; /* jobs in PHASE_RUN */
-    int64_t aging_ms;
+    struct queue_names keys;          /* of jobs in PHASE_SUBMIT */
+    struct queue_names conversations; /* of all jobs */
+    struct queue_due due;
+    int64_t queued;                /* jobs in PHASE_SUBMIT, PHASE_WAIT or PHASE_DELAY */
+    int64_t running;               /* jobs in PHASE_RUN */
+    int64_t first_turn, last_turn; /* given out next in front of and behind all others */
+    int64_t aging_ms, max_running, first_estimate_ms;
 };
 
 void queue_table_init(struct queue_table *table, const struct options *options);
@@ -84,22 +115,29 @@ struct queue_team *queue_team_get(struct queue_table *table, const char *name);
 
 /* NULL when it is final or never was. */
 struct queue_job *queue_job_find(const struct queue_table *table, const struct muster_id *id);
-/* A new job in PHASE_SUBMIT, with the record's facts. */
+/* A new job in PHASE_SUBMIT with the record's facts, last in its conversation, in no line yet. */
 struct queue_job *queue_job_add(struct queue_table *table, struct queue_team *team, const struct job *record);
-/* Out of the table and gone; its waiters must have been told. */
+/* Out of the table and gone; its waiters must have been told.  What its conversation held back may be started. */
 void queue_job_free(struct queue_table *table, struct queue_job *job);
 /* Add what an attempt used; `usage` may be NULL. */
 void queue_job_use(struct queue_job *job, const struct usage *usage);
-/* Move it to another phase, keeping lists and counts.  PHASE_WAIT puts it behind its equals, `first` before them. */
+/* Move it to another phase, keeping lines and counts.  PHASE_WAIT puts a job that is in no line behind its equals, with
+ * `first` before them; spot.since_ms is since when it waits. */
 void queue_job_enter(struct queue_table *table, struct queue_job *job, enum queue_phase phase, bool first);
 
-/* The team's next job: highest priority, a step higher for every `aging_ms` waited; the older of two.  NULL: none. */
-struct queue_job *queue_next_of(const struct queue_table *table, const struct queue_team *team, int64_t now_ms);
-/* The next job of any team that has room.  NULL: none. */
-struct queue_job *queue_next(const struct queue_table *table, int64_t now_ms);
-/* Place of the newest of its equals among the team's waiting jobs, itself counted, from 1. */
-int64_t queue_position(const struct queue_job *job);
-/* When a job at `position` is likely done. */
-int64_t queue_estimate(const struct queue_team *team, int64_t position, int64_t first_estimate_ms, int64_t now_ms);
+/* As good as random, and always the same for the same number. */
+static inline uint64_t
+queue_scatter(uint64_t number)
+{
+    number = (number + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    number = (number ^ (number >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    number = (number ^ (number >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return number ^ (number >> 31);
+}
+
+/* Remember the Idempotency-Key of a job in PHASE_SUBMIT, until it leaves it. */
+void queue_key_hold(struct queue_table *table, struct queue_job *job, const struct job *record);
+/* That key, held by a job; NULL: none holds it. */
+const struct queue_key *queue_key_find(const struct queue_table *table, const char *digest);
 
 #endif

@@ -363,10 +363,10 @@ muster_publish(struct muster_ctx *ctx, const char *name, void *object, void (*de
 }
 
 void
-muster_publish_event(struct muster_ctx *ctx, const struct event *event)
+muster_publish_event(struct muster_ctx *ctx, const struct event *event, int64_t settled)
 {
     struct muster_envelope envelope = {.type = feed_event_type.wire, .reply_to = "", .trace = "", .principal.name = ""};
-    struct feed_event body = {.event = event};
+    struct feed_event body = {.event = event, .settled = settled};
     struct muster_buf frame = {0};
 
     muster_envelope_pack(&envelope, &feed_event_type, &body, &frame);

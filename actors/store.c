@@ -215,13 +215,22 @@ tell_health(struct store_actor *self, muster_err err)
     self->failing = err != MUSTER_OK;
 }
 
+/* Have the log publish them; or tell it that their numbers stay empty. */
 static void
-publish_durable(struct store_actor *self)
+publish_durable(struct store_actor *self, muster_err err)
 {
     struct log_publish publish = {.events = {self->durable, self->durable_count}};
+    struct log_number *lost;
+    size_t i;
 
     if (self->durable_count == 0)
         return;
+    if (err) {
+        lost = muster_arena_alloc(self->arena, self->durable_count * sizeof *lost);
+        for (i = 0; i < self->durable_count; i++)
+            lost[i].seq = self->durable[i].seq;
+        publish = (struct log_publish){.lost = {lost, self->durable_count}};
+    }
     outbox_tell(&self->outbox, self->ctx, MUSTER_LOG, &log_publish_type, &publish);
     await_outbox(self);
 }
@@ -237,8 +246,7 @@ on_idle(void *state)
     self->dirty = false;
     err = muster_batch_commit(self->batch);
     tell_health(self, err);
-    if (!err)
-        publish_durable(self);
+    publish_durable(self, err);
     send_answers(self, 0, err);
     self->durable_count = 0;
     muster_arena_clear(self->arena);

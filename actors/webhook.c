@@ -1,364 +1,175 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* webhook: tells the receivers that jobs named in their `callback` how the jobs ended.
+/* webhook: tells receivers outside what happened: those that jobs name in their `callback` how the jobs ended, and
+ * webhooks of the events they want.  Requests are signed and tried again by one schedule; how many are open at a time,
+ * to one receiver and over all, is bounded.  See webhook.h for what each of its files does.
  *
- * The queue puts a pending `delivery` record in the commit of such a job's end.  We find it by the job's last event, or
- * by walking the pending ones at our start and when events were missed, at most once a second.  It is then held in
- * memory, in one of the places that webhook.h names, until its outcome is on the disk.
- *
- * Every outcome is written.  A restart makes again what was open, with the same webhook-id, so a receiver gets each end
- * at least once.  A delivery whose outcome cannot be written is kept and its outcome written later.  Mailbox full:
- * events are missed, and the records are walked instead. */
-#include <stdio.h>
+ * All that it does stands in records: deliveries, webhooks with their cursors, and the secret that signs callbacks.  A
+ * restart goes on from there, so a receiver gets everything at least once, under the same webhook-id each time. Mailbox
+ * full: events are missed, and the records and the log are walked instead; changes are refused. */
 #include <stdlib.h>
-#include <string.h>
 
-#include "actors/muster_journal.h"
 #include "actors/webhook.h"
 
-#define MAX_HELD 100000 /* deliveries in memory; further ones are walked to when half of these are done */
-#define GROWTH 6
-#define JITTER_PERCENT 20
-#define SAVE_PAUSE_MS 5000
-#define WALK_PAUSE_MS 1000 /* shortest time between two walks */
-
-enum { TIMER_PUMP = 1, TIMER_WALK };
-
-struct webhook_actor {
-    struct muster_ctx *ctx;                /* borrowed; outlives us */
-    const struct webhook_options *options; /* likewise */
-    struct muster_arena *arena;            /* for one request */
-    struct webhook_tasks tasks;            /* all that are held */
-    int64_t open;                          /* requests on their way */
-    int64_t last_token;
-    int64_t walked_ms; /* when the records were last walked */
-    bool more;         /* there may be pending deliveries that are not held */
-};
-
-/* ---- saving outcomes ------------------------------------------------------------------------------------------------
+/* ---- messages -------------------------------------------------------------------------------------------------------
  */
 
-/* Send the record to the store; when the outcome is final, with an answer to ourselves that has the token as its
- * number. */
+MUSTER_ON(webhook_actor, feed_event);
 static muster_err
-send_record(struct webhook_task *task, int64_t next_ms)
+on_feed_event(struct webhook_actor *self, const struct feed_event *in)
 {
-    struct webhook_actor *self = task->self;
-    struct delivery record = {.id = task->job,
-                              .state = task->state,
-                              .tries = task->tries,
-                              .next_ms = next_ms,
-                              .status = task->status,
-                              .problem = task->problem};
-    struct muster_envelope envelope = {.reply_to = "", .trace = "", .principal = {.name = ""}};
-    const struct store_committed committed = {0};
-    struct muster_buf packed = {0}, frame = {0};
-    struct store_put put = {.record = delivery_type.wire};
-    struct store_answer told = {.to = muster_ctx_address(self->ctx)};
-    struct store_commit commit = {.puts = {&put, 1}, .answers = {&told, 1}};
-    muster_err err;
+    const struct muster_event_row *row = in->event ? muster_event_row(in->event->type) : NULL;
 
-    envelope.id = task->token = ++self->last_token;
-    muster_envelope_pack(&envelope, &store_committed_type, &committed, &frame);
-    told.ok = (struct muster_bytes){(const uint8_t *)frame.data, frame.size};
-    if (task->state == delivery_state_PENDING)
-        commit.answers.count = 0;
-    muster_pack(&delivery_type, &record, &packed);
-    put.value = (struct muster_bytes){(const uint8_t *)packed.data, packed.size};
-    err = muster_tell(self->ctx, MUSTER_STORE, &store_commit_type, &commit);
-    muster_buf_free(&packed);
-    muster_buf_free(&frame);
-    return err;
+    if (row && row->final)
+        webhook_deliveries_note(self, &in->event->job);
+    webhook_feed_note(self, row && row->when == MUSTER_EVENT_DURABLE ? in->event->seq : 0, in->settled);
+    return MUSTER_OK;
 }
 
-/* A final outcome is kept until the disk has it. */
-static void
-save_final(struct webhook_task *task)
+MUSTER_ON(webhook_actor, webhook_create);
+static muster_err
+on_webhook_create(struct webhook_actor *self, const struct webhook_create *in)
 {
-    struct webhook_actor *self = task->self;
-
-    if (send_record(task, 0)) {
-        webhook_due_put(&self->tasks, task, muster_now_ms(self->ctx) + SAVE_PAUSE_MS);
-        return;
-    }
-    webhook_saving_put(&self->tasks, task);
+    return webhook_admin_create(self, in);
 }
 
-/* What is lost when this one is not written: after a restart the try is made again. */
-static void
-save_pending(struct webhook_task *task, int64_t next_ms)
+MUSTER_ON(webhook_actor, webhook_change);
+static muster_err
+on_webhook_change(struct webhook_actor *self, const struct webhook_change *in)
 {
-    (void)send_record(task, next_ms);
-    webhook_due_put(&task->self->tasks, task, next_ms);
+    return webhook_admin_change(self, in);
+}
+
+MUSTER_ON(webhook_actor, webhook_remove);
+static muster_err
+on_webhook_remove(struct webhook_actor *self, const struct webhook_remove *in)
+{
+    return webhook_admin_remove(self, in);
+}
+
+MUSTER_ON(webhook_actor, webhook_test);
+static muster_err
+on_webhook_test(struct webhook_actor *self, const struct webhook_test *in)
+{
+    return webhook_probe_begin(self, in);
+}
+
+MUSTER_ON(webhook_actor, webhook_secret);
+static muster_err
+on_webhook_secret(struct webhook_actor *self, const struct webhook_secret *in)
+{
+    return webhook_own_tell(self, in);
 }
 
 MUSTER_ON(webhook_actor, store_committed);
 
+/* Something of ours is on disk, or the log says what is settled. */
 static muster_err
 on_store_committed(struct webhook_actor *self, const struct store_committed *in)
 {
-    struct webhook_task *task = webhook_saving_take(&self->tasks, muster_ctx_envelope(self->ctx)->id);
+    int64_t token = muster_ctx_envelope(self->ctx)->id;
 
-    (void)in;
-    if (task)
-        webhook_task_free(&self->tasks, task);
+    if (!webhook_deliveries_saved(self, token, true) && !webhook_pending_saved(self, token, true))
+        (void)webhook_feed_told(self, token, in->seq, true);
     return MUSTER_OK;
 }
 
 MUSTER_ON(webhook_actor, failed);
 
-/* The store could not write an outcome. */
+/* The store could not write it. */
 static muster_err
 on_failed(struct webhook_actor *self, const struct failed *in)
 {
-    struct webhook_task *task = webhook_saving_take(&self->tasks, muster_ctx_envelope(self->ctx)->id);
+    int64_t token = muster_ctx_envelope(self->ctx)->id;
 
     (void)in;
-    if (task)
-        webhook_due_put(&self->tasks, task, muster_now_ms(self->ctx) + SAVE_PAUSE_MS);
+    if (!webhook_deliveries_saved(self, token, false) && !webhook_pending_saved(self, token, false) &&
+        !webhook_feed_told(self, token, 0, false))
+        (void)webhook_feed_unsaved(self, token);
     return MUSTER_OK;
 }
 
-/* ---- outcomes -------------------------------------------------------------------------------------------------------
+/* ---- doing what is due ----------------------------------------------------------------------------------------------
  */
-
-static void
-set_problem(struct webhook_task *task, const char *text)
-{
-    struct muster_buf clean = {0};
-
-    muster_utf8_clean(&clean, text, strnlen(text, WEBHOOK_PROBLEM_MAX));
-    (void)snprintf(task->problem, sizeof task->problem, "%s", clean.data ? clean.data : "");
-    muster_buf_free(&clean);
-}
-
-static void
-give_up(struct webhook_task *task)
-{
-    char text[MUSTER_ID_TEXT];
-    const char *job = text, *problem = task->problem;
-
-    muster_id_text(&task->job, text);
-    muster_journal_say(muster_ctx_journal(task->self->ctx), WARNING, "callback-failed", "A callback was given up.",
-                       MUSTER_SAY_TEXT("job", job), MUSTER_SAY_NUMBER("tries", task->tries),
-                       MUSTER_SAY_NUMBER("status", task->status), MUSTER_SAY_TEXT("problem", problem));
-    task->state = delivery_state_FAILED;
-    save_final(task);
-}
-
-/* Until the next request: sixfold each time, up to the longest, with jitter; longer if the receiver asked for that. */
-static int64_t
-pause_ms(const struct webhook_options *options, int64_t tries, int64_t retry_after_s)
-{
-    int64_t pause = options->retry_delay, longest = options->max_retry_delay, spread, i;
-
-    for (i = 1; i < tries && pause < longest; i++)
-        pause *= GROWTH;
-    pause = pause < longest ? pause : longest;
-    spread = pause * JITTER_PERCENT / 100;
-    pause += (int64_t)muster_random_below((uint32_t)(2 * spread + 1)) - spread;
-    if (retry_after_s > longest / 1000)
-        return longest;
-    if (retry_after_s > 0 && retry_after_s * 1000 > pause)
-        pause = retry_after_s * 1000;
-    return pause < longest ? pause : longest;
-}
-
-static void
-describe_problem(struct webhook_task *task, const struct muster_fetch_result *result)
-{
-    char text[64];
-
-    if (result->status >= 200 && result->status < 300) {
-        task->problem[0] = '\0';
-    } else if (result->status == 0) {
-        set_problem(task, result->problem && result->problem[0] ? result->problem : "No answer came");
-    } else {
-        (void)snprintf(text, sizeof text, "The receiver answered %ld", result->status);
-        set_problem(task, text);
-    }
-}
-
-/* Say that a callback does not get through, once each. */
-static void
-warn_retrying(const struct webhook_task *task, const char *host, int64_t delay_ms)
-{
-    char text[MUSTER_ID_TEXT];
-    const char *job = text, *problem = task->problem;
-
-    muster_id_text(&task->job, text);
-    muster_journal_say(muster_ctx_journal(task->self->ctx), WARNING, "callback-retrying",
-                       "A callback was not taken and is tried again.", MUSTER_SAY_TEXT("job", job),
-                       MUSTER_SAY_TEXT("host", host), MUSTER_SAY_NUMBER("status", task->status),
-                       MUSTER_SAY_TEXT("problem", problem), MUSTER_SAY_NUMBER("delay_ms", delay_ms));
-}
-
-static void
-try_again(struct webhook_task *task, const char *host, int64_t retry_after_s)
-{
-    struct webhook_actor *self = task->self;
-    int64_t delay_ms = pause_ms(self->options, task->tries, retry_after_s);
-
-    if (task->tries == 1)
-        warn_retrying(task, host, delay_ms);
-    save_pending(task, muster_now_ms(self->ctx) + delay_ms);
-}
-
-static void
-on_answer(void *arg, const struct muster_fetch_result *result)
-{
-    struct webhook_task *task = arg;
-    struct webhook_actor *self = task->self;
-    char *host = muster_strdup(task->host->name);
-
-    self->open--;
-    webhook_slot_leave(&self->tasks, task);
-    task->tries++;
-    task->status = result->status > 999 ? 999 : result->status;
-    describe_problem(task, result);
-    if (result->status >= 200 && result->status < 300) {
-        task->state = delivery_state_DELIVERED;
-        save_final(task);
-    } else if (result->status == 410 || task->tries >= self->options->max_tries) {
-        give_up(task);
-    } else {
-        try_again(task, host, result->retry_after_s);
-    }
-    free(host);
-}
-
-/* ---- requests -------------------------------------------------------------------------------------------------------
- */
-
-static void
-request(struct webhook_task *task, const struct job *job)
-{
-    struct webhook_actor *self = task->self;
-    struct muster_fetch_spec spec = {.timeout_ms = self->options->timeout,
-                                     .allow_private = self->options->allow_private};
-    struct muster_buf body = {0};
-
-    webhook_request_fill(self->arena, job, muster_now_ms(self->ctx), &body, &spec);
-    self->open++;
-    muster_ctx_fetch(self->ctx, &spec, on_answer, task);
-    muster_buf_free(&body);
-}
-
-/* Its time has come. */
-static void
-begin(struct webhook_task *task)
-{
-    struct webhook_actor *self = task->self;
-    struct job job;
-    muster_err err;
-
-    if (task->state != delivery_state_PENDING) {
-        save_final(task);
-        return;
-    }
-    muster_arena_clear(self->arena);
-    err = muster_store_get(muster_ctx_store(self->ctx), &job_type, &task->job, self->arena, &job);
-    if (err == MUSTER_OK && job.callback) {
-        if (webhook_slot_take(&self->tasks, task, webhook_host_name(self->arena, job.callback->url)))
-            request(task, &job);
-        return;
-    }
-    webhook_slot_leave(&self->tasks, task);
-    if (err && err != MUSTER_NOT_FOUND) {
-        webhook_due_put(&self->tasks, task, muster_now_ms(self->ctx) + SAVE_PAUSE_MS);
-        return;
-    }
-    set_problem(task, "The job is no longer kept");
-    give_up(task);
-}
 
 /* Begin what is due, and be called again when the next one is.  While as many as may be are open, the end of one calls.
  */
 static void
 pump(struct webhook_actor *self)
 {
-    int64_t now_ms = muster_now_ms(self->ctx);
-    const struct webhook_task *first;
+    int64_t now_ms = muster_now_ms(self->ctx), most = self->options->max_parallel;
+    struct webhook_turn *first;
 
-    while ((first = webhook_due_first(&self->tasks)) && first->due_ms <= now_ms &&
-           self->open < self->options->max_parallel)
-        begin(webhook_due_take(&self->tasks));
-    if (first && self->open < self->options->max_parallel)
-        muster_timer_in(self->ctx, first->due_ms - now_ms, TIMER_PUMP);
-    else
-        muster_timer_end(self->ctx, TIMER_PUMP);
-}
-
-/* ---- finding deliveries ---------------------------------------------------------------------------------------------
- */
-
-/* False: there is no room for more. */
-static bool
-hold(struct webhook_actor *self, const struct delivery *record)
-{
-    if (record->state != delivery_state_PENDING || webhook_task_is_held(&self->tasks, &record->id))
-        return true;
-    if (self->tasks.held >= MAX_HELD) {
-        self->more = true;
-        return false;
+    while ((first = webhook_turns_first(&self->turns)) && first->due_ms <= now_ms && self->turns.open < most &&
+           self->feed.work > 0) {
+        webhook_turn_take(&self->turns, first);
+        first->begin(first);
     }
-    webhook_task_add(&self->tasks, self, record);
-    return true;
-}
-
-static bool
-hold_walked(void *arg, const void *record, struct muster_arena *arena)
-{
-    (void)arena;
-    return hold(arg, record);
+    if (first && self->turns.open < most)
+        muster_timer_in(self->ctx, first->due_ms - now_ms, WEBHOOK_TIMER_PUMP);
+    else
+        muster_timer_end(self->ctx, WEBHOOK_TIMER_PUMP);
 }
 
 static void
-walk(struct webhook_actor *self)
+on_idle(void *arg)
 {
-    self->more = false;
-    self->walked_ms = muster_now_ms(self->ctx);
-    if (muster_store_walk(muster_ctx_store(self->ctx), &delivery_type, "delivery_by_state",
-                          muster_enum_wire(&delivery_state_enum, delivery_state_PENDING), MUSTER_OLDEST_FIRST,
-                          hold_walked, self))
+    struct webhook_actor *self = arg;
+
+    if (muster_events_missed(self->ctx) > 0) {
         self->more = true;
+        webhook_feed_missed(self);
+    }
+    webhook_deliveries_walk(self);
+    self->feed.work = WEBHOOK_WORK;
+    webhook_feed_advance(self);
+    pump(self);
 }
 
-MUSTER_ON(webhook_actor, feed_event);
-
-static muster_err
-on_feed_event(struct webhook_actor *self, const struct feed_event *in)
+/* What is due otherwise is begun in idle, which follows. */
+static void
+on_timer(void *arg, uint64_t key)
 {
-    const struct muster_event_row *row = muster_event_row(in->event->type);
-    struct delivery record;
-    muster_err err;
+    struct webhook_actor *self = arg;
 
-    if (row == NULL || !row->final)
-        return MUSTER_OK;
-    err = muster_store_get(muster_ctx_store(self->ctx), &delivery_type, &in->event->job, muster_ctx_arena(self->ctx),
-                           &record);
-    if (err == MUSTER_OK)
-        (void)hold(self, &record);
-    else if (err != MUSTER_NOT_FOUND)
-        self->more = true;
-    return MUSTER_OK;
+    if (key == WEBHOOK_TIMER_SAVE) {
+        webhook_own_save(self);
+        webhook_feed_save(self);
+    } else if (key == WEBHOOK_TIMER_KEEP) {
+        webhook_feed_keep(self);
+    }
 }
 
 /* ---- life -----------------------------------------------------------------------------------------------------------
  */
 
+static bool
+load_hook(void *arg, const void *record, struct muster_arena *arena)
+{
+    (void)arena;
+    (void)webhook_hook_add(arg, record);
+    return true;
+}
+
 static muster_err
 init(void *arg, struct muster_ctx *ctx, const void *config)
 {
     struct webhook_actor *self = arg;
+    muster_err err;
 
     (void)config;
     self->ctx = ctx;
     self->options = muster_ctx_options(ctx)->webhooks;
     self->arena = muster_arena_new();
     self->last_token = muster_now_ms(ctx) * 1000; /* no answer to an earlier life is taken for one to this */
+    err = webhook_own_load(self);
+    if (!err)
+        err = muster_store_walk(muster_ctx_store(ctx), &webhook_type, NULL, NULL, MUSTER_OLDEST_FIRST, load_hook, self);
+    if (err)
+        return err;
     muster_events_subscribe(ctx);
-    walk(self);
-    pump(self);
+    self->more = true; /* whatever ended before we subscribed */
+    webhook_feed_missed(self);
+    on_idle(self);
     return MUSTER_OK;
 }
 
@@ -367,37 +178,20 @@ fini(void *arg)
 {
     struct webhook_actor *self = arg;
 
+    webhook_probe_fini(self);
+    webhook_pending_fini(self);
+    while (self->hook_count > 0)
+        webhook_hook_free(self->hooks[self->hook_count - 1]);
+    free(self->hooks);
     webhook_tasks_fini(&self->tasks);
+    webhook_turns_fini(&self->turns);
     muster_arena_free(&self->arena);
 }
 
-/* What is due is begun in idle, which follows. */
-static void
-on_timer(void *arg, uint64_t key)
-{
-    (void)arg;
-    (void)key;
-}
-
-static void
-on_idle(void *arg)
-{
-    struct webhook_actor *self = arg;
-    int64_t passed_ms = muster_now_ms(self->ctx) - self->walked_ms;
-
-    if (muster_events_missed(self->ctx) > 0)
-        self->more = true;
-    if (self->more && self->tasks.held <= MAX_HELD / 2) {
-        if (passed_ms < 0 || passed_ms >= WALK_PAUSE_MS)
-            walk(self);
-        else
-            muster_timer_in(self->ctx, WALK_PAUSE_MS - passed_ms, TIMER_WALK);
-    }
-    pump(self);
-}
-
 static const struct muster_handler handlers[] = {
-    MUSTER_ROW(feed_event), MUSTER_ROW(store_committed), MUSTER_ROW(failed), {NULL, NULL}};
+    MUSTER_ROW(feed_event),      MUSTER_ROW(webhook_create), MUSTER_ROW(webhook_change),
+    MUSTER_ROW(webhook_remove),  MUSTER_ROW(webhook_test),   MUSTER_ROW(webhook_secret),
+    MUSTER_ROW(store_committed), MUSTER_ROW(failed),         {NULL, NULL}};
 
 const struct muster_actor_class muster_webhook_class = {
     .name = "webhook",

@@ -1,30 +1,13 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* webhook_request: what the receiver of a callback is sent.  Keeps nothing and cannot fail: a header of the job's that
- * must not be sent is left out, and what a job lacks has a value that stands for it. */
+/* webhook_request: a request as Standard Webhooks 1.0.0 has it: whose headers, and what signs it.  Keeps nothing and
+ * cannot fail: a header of the owner's that must not be sent is left out. */
 #include <string.h>
 #include <strings.h>
 
 #include "actors/webhook.h"
 
-#define SUMMARY_MAX 200 /* characters */
-
-/* clang-format off */
-#include "schemas/pass_struct.h"
-#include "actors/webhook.def"
-#include "schemas/pass_end.h"
-#include "schemas/pass_extern.h"
-#include "actors/webhook.def"
-#include "schemas/pass_end.h"
-#include "schemas/pass_rows.h"
-#include "actors/webhook.def"
-#include "schemas/pass_end.h"
-#include "schemas/pass_types.h"
-#include "actors/webhook.def"
-#include "schemas/pass_end.h"
-/* clang-format on */
-
 const char *
-webhook_host_name(struct muster_arena *arena, const char *url)
+webhook_endpoint_name(struct muster_arena *arena, const char *url)
 {
     const char *from = strstr(url, "://"), *at;
     char *name, *c;
@@ -44,44 +27,46 @@ webhook_host_name(struct muster_arena *arena, const char *url)
     return name;
 }
 
-/* The first line that is not blank, cut to SUMMARY_MAX characters. */
+/* ---- the signature --------------------------------------------------------------------------------------------------
+ */
+
 static const char *
-summary_of(struct muster_arena *arena, const char *text)
+timestamp(struct muster_arena *arena, const struct webhook_letter *letter)
 {
-    size_t size, characters = 0;
-
-    text += strspn(text, " \t\r\n");
-    for (size = 0; text[size] && text[size] != '\n' && text[size] != '\r'; size++)
-        if (((unsigned char)text[size] & 0xc0) != 0x80 && ++characters > SUMMARY_MAX)
-            break;
-    return muster_arena_str(arena, text, size);
+    return muster_arena_printf(arena, "%lld", (long long)(letter->now_ms / 1000));
 }
 
-static void
-write_body(struct muster_arena *arena, const struct job *job, const char *id, struct muster_buf *out)
+static const char *
+sign(struct muster_arena *arena, const struct muster_bytes *secret, const struct muster_buf *text)
 {
-    const char *details = job->result ? job->result : "";
-    struct callback_result result = {.details = details};
-    struct callback_body body = {.jobId = muster_arena_printf(arena, "job_%s", id),
-                                 .team = job->team,
-                                 .status = muster_enum_wire(&job_state_enum, (int)job->state),
-                                 .timestamp = job->finished_ms};
+    uint8_t digest[MUSTER_DIGEST];
+    char *base64 = muster_arena_alloc(arena, muster_base64_size(sizeof digest));
 
-    if (job->started_ms > 0 && job->finished_ms > job->started_ms)
-        body.duration = job->finished_ms - job->started_ms;
-    if (job->state == job_state_COMPLETED) {
-        result.summary = summary_of(arena, details);
-        body.result = &result;
-    } else if (job->state == job_state_FAILED) {
-        body.code = job->error ? job->error : muster_err_code(MUSTER_INTERNAL_ERROR);
-        body.error = job->error_message;
-        if (body.error == NULL || body.error[0] == '\0')
-            body.error = muster_err_text(muster_err_from_code(body.code));
-    }
-    muster_json_encode(&callback_body_type, &body, out);
+    muster_hmac_sha256(secret->data, secret->size, text->data, text->size, digest);
+    muster_base64(digest, sizeof digest, base64);
+    return base64;
 }
 
-/* May the job's own header be sent?  Not what would break the request's frame, and not what is ours to say. */
+const char *
+webhook_signature(struct muster_arena *arena, const struct webhook_letter *letter, const void *body, size_t size)
+{
+    const struct webhook_secrets *secrets = &letter->secrets;
+    struct muster_buf text = {0};
+    const char *signature;
+
+    muster_buf_printf(&text, "%s.%s.", letter->id, timestamp(arena, letter));
+    muster_buf_add(&text, body, size);
+    signature = muster_arena_printf(arena, "v1,%s", sign(arena, &secrets->value, &text));
+    if (secrets->old.size > 0 && letter->now_ms < secrets->old_until_ms)
+        signature = muster_arena_printf(arena, "%s v1,%s", signature, sign(arena, &secrets->old, &text));
+    muster_buf_free(&text);
+    return signature;
+}
+
+/* ---- headers --------------------------------------------------------------------------------------------------------
+ */
+
+/* May the owner's header be sent?  Not what would break the request's frame, and not what is ours to say. */
 static bool
 is_sendable(const struct muster_pair *header)
 {
@@ -102,12 +87,13 @@ is_sendable(const struct muster_pair *header)
     return true;
 }
 
-/* The job's headers, then ours; a Content-Type of the job's replaces ours. */
+/* The owner's headers, then ours; a Content-Type of the owner's replaces ours. */
 static size_t
-list_headers(struct muster_arena *arena, const struct muster_pairs *own, const char *id, int64_t now_ms,
+list_headers(struct muster_arena *arena, const struct webhook_letter *letter, const struct muster_buf *body,
              const struct muster_pair **out_headers)
 {
-    struct muster_pair *headers = muster_arena_alloc(arena, (own->count + 3) * sizeof *headers);
+    const struct muster_pairs *own = &letter->headers;
+    struct muster_pair *headers = muster_arena_alloc(arena, (own->count + 4) * sizeof *headers);
     bool has_type = false;
     size_t i, count = 0;
 
@@ -118,25 +104,26 @@ list_headers(struct muster_arena *arena, const struct muster_pairs *own, const c
         }
     if (!has_type)
         headers[count++] = (struct muster_pair){"Content-Type", "application/json"};
-    headers[count++] = (struct muster_pair){"webhook-id", muster_arena_printf(arena, "msg_%s", id)};
+    headers[count++] = (struct muster_pair){"webhook-id", letter->id};
+    headers[count++] = (struct muster_pair){"webhook-timestamp", timestamp(arena, letter)};
     headers[count++] =
-        (struct muster_pair){"webhook-timestamp", muster_arena_printf(arena, "%lld", (long long)(now_ms / 1000))};
+        (struct muster_pair){"webhook-signature", webhook_signature(arena, letter, body->data, body->size)};
     *out_headers = headers;
     return count;
 }
 
 void
-webhook_request_fill(struct muster_arena *arena, const struct job *job, int64_t now_ms, struct muster_buf *body,
-                     struct muster_fetch_spec *spec)
+webhook_send(struct webhook_actor *self, const struct webhook_letter *letter, const struct muster_buf *body,
+             void (*done)(void *arg, const struct muster_fetch_result *result), void *arg)
 {
-    const struct job_callback *callback = job->callback;
-    char id[MUSTER_ID_TEXT];
+    struct muster_fetch_spec spec = {.method = letter->method && letter->method[0] ? letter->method : "POST",
+                                     .url = letter->url,
+                                     .body = body->data,
+                                     .body_size = body->size,
+                                     .timeout_ms = self->options->timeout,
+                                     .allow_private = self->options->allow_private};
 
-    muster_id_text(&job->id, id);
-    spec->url = callback->url;
-    spec->method = callback->method && callback->method[0] ? callback->method : "POST";
-    spec->header_count = list_headers(arena, &callback->headers, id, now_ms, &spec->headers);
-    write_body(arena, job, id, body);
-    spec->body = body->data;
-    spec->body_size = body->size;
+    spec.header_count = list_headers(self->arena, letter, body, &spec.headers);
+    self->turns.open++;
+    muster_ctx_fetch(self->ctx, &spec, done, arg);
 }

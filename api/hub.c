@@ -18,6 +18,7 @@
 
 #include "actors/muster_actor.h"
 #include "actors/muster_journal.h"
+#include "api/data_file.h"
 #include "api/http/muster_http.h"
 #include "schemas/muster_options.h"
 
@@ -168,25 +169,6 @@ receive_answer(struct muster_post *post, const struct muster_type *type, struct 
 
 /* ---- the first key ---- */
 
-/* Write a small file of the data folder so that it is whole or not there; readable by its owner only. */
-static muster_err
-write_file(struct muster_hub *hub, const char *name, const char *text)
-{
-    char path[PATH_MAX], temporary[PATH_MAX + 8];
-    size_t size = strlen(text);
-    bool written;
-    int fd;
-
-    snprintf(path, sizeof path, "%s/%s", hub->options.data, name);
-    snprintf(temporary, sizeof temporary, "%s.new", path);
-    fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return MUSTER_STORAGE_ERROR;
-    written = write(fd, text, size) == (ssize_t)size && fsync(fd) == 0;
-    close(fd);
-    return written && rename(temporary, path) == 0 ? MUSTER_OK : MUSTER_STORAGE_ERROR;
-}
-
 static muster_err
 make_first_key(struct muster_hub *hub, char *problem, size_t size)
 {
@@ -214,7 +196,7 @@ make_first_key(struct muster_hub *hub, char *problem, size_t size)
     if (err)
         goto out;
     hub->new_key = muster_strdup(created.key);
-    err = write_file(hub, "admin.key", created.key);
+    err = data_file_write(hub->options.data, DATA_FILE_ADMIN_KEY, created.key);
 out:
     if (err)
         snprintf(problem, size, "no admin key could be made: %s", muster_err_text(err));
@@ -238,7 +220,7 @@ start_all(struct muster_hub *hub, const struct muster_hub_settings *settings, ch
         err = make_first_key(hub, problem, size);
     if (!err)
         err = http_server_start(&hub->house, http_dialects, &hub->server, problem, size);
-    if (!err && write_file(hub, "url", http_server_url(hub->server)))
+    if (!err && data_file_write(hub->options.data, "url", http_server_url(hub->server)))
         snprintf(problem, size, "%s/url cannot be written: %s", hub->options.data, strerror(errno)),
             err = MUSTER_STORAGE_ERROR;
     return err;
@@ -259,6 +241,8 @@ muster_hub_start(const struct muster_hub_settings *settings, char *problem, size
     }
     if (!err) { /* before anything is made on the disk */
         err = http_server_probe(&hub->http, problem, problem_size);
+        if (!err)
+            err = http_auth_probe(hub->options.auth, problem, problem_size);
         config_error = err == MUSTER_INVALID_REQUEST;
     }
     if (!err) {

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include <sodium.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -154,6 +155,39 @@ muster_unhex(const char *text, uint8_t *out_bytes, size_t size)
     return MUSTER_OK;
 }
 
+void
+muster_digest_texts(char out_hex[MUSTER_DIGEST_HEX], const char *first, ...)
+{
+    crypto_hash_sha256_state state;
+    uint8_t digest[MUSTER_DIGEST];
+    const char *text;
+    va_list texts;
+
+    (void)crypto_hash_sha256_init(&state);
+    va_start(texts, first);
+    for (text = first; text; text = va_arg(texts, const char *))
+        (void)crypto_hash_sha256_update(&state, (const unsigned char *)text, strlen(text) + 1); /* with its NUL */
+    va_end(texts);
+    (void)crypto_hash_sha256_final(&state, digest);
+    muster_hex(digest, sizeof digest, out_hex);
+}
+
+struct muster_id
+muster_id_of(const char *kind, const char *name)
+{
+    crypto_hash_sha256_state state;
+    uint8_t digest[MUSTER_DIGEST];
+    struct muster_id id;
+
+    (void)crypto_hash_sha256_init(&state);
+    (void)crypto_hash_sha256_update(&state, (const unsigned char *)kind, strlen(kind));
+    (void)crypto_hash_sha256_update(&state, (const unsigned char *)":", 1);
+    (void)crypto_hash_sha256_update(&state, (const unsigned char *)name, strlen(name));
+    (void)crypto_hash_sha256_final(&state, digest);
+    memcpy(id.bytes, digest, sizeof id.bytes);
+    return id;
+}
+
 bool
 muster_digest_equal(const uint8_t a[MUSTER_DIGEST], const uint8_t b[MUSTER_DIGEST])
 {
@@ -181,6 +215,42 @@ size_t
 muster_base64_size(size_t size)
 {
     return sodium_base64_encoded_len(size, sodium_base64_VARIANT_ORIGINAL);
+}
+
+muster_err
+muster_unbase64(const char *text, void *out_data, size_t size, size_t *out_size)
+{
+    size_t length = strlen(text), got;
+
+    if (length % 4 == 0 && length > 0 && text[length - 1] == '=') /* padding is right or not there */
+        length -= text[length - 2] == '=' ? 2 : 1;
+    if (sodium_base642bin(out_data, size, text, length, NULL, &got, NULL, sodium_base64_VARIANT_ORIGINAL_NO_PADDING))
+        return MUSTER_INVALID_REQUEST;
+    *out_size = got;
+    return MUSTER_OK;
+}
+
+/* ---- secrets of webhooks ---- */
+
+static const char whsec[] = "whsec_";
+
+muster_err
+muster_whsec_parse(const char *text, uint8_t out_bytes[MUSTER_WHSEC_BYTES], size_t *out_size)
+{
+    size_t size;
+
+    if (strncmp(text, whsec, sizeof whsec - 1) != 0 ||
+        muster_unbase64(text + sizeof whsec - 1, out_bytes, MUSTER_WHSEC_BYTES, &size) || size < 24)
+        return MUSTER_INVALID_REQUEST;
+    *out_size = size;
+    return MUSTER_OK;
+}
+
+void
+muster_whsec_text(const uint8_t *bytes, size_t size, char out_text[MUSTER_WHSEC_TEXT])
+{
+    memcpy(out_text, whsec, sizeof whsec);
+    muster_base64(bytes, size, out_text + sizeof whsec - 1);
 }
 
 /* ---- random bytes ---- */

@@ -35,6 +35,10 @@ int64_t muster_id_time(const struct muster_id *id);
 void muster_sha256(const void *data, size_t size, uint8_t out_digest[MUSTER_DIGEST]);
 void muster_hex(const uint8_t *bytes, size_t size, char *out_text); /* 2 * size + 1 characters */
 muster_err muster_unhex(const char *text, uint8_t *out_bytes, size_t size);
+/* Hexadecimal SHA-256 of several texts, up to a NULL; texts that are divided otherwise have another digest. */
+void muster_digest_texts(char out_hex[MUSTER_DIGEST_HEX], const char *first, ...) __attribute__((sentinel));
+/* Always the same id for the same name among things of one kind: the beginning of the SHA-256 of "kind:name". */
+struct muster_id muster_id_of(const char *kind, const char *name);
 /* Constant time. */
 bool muster_digest_equal(const uint8_t a[MUSTER_DIGEST], const uint8_t b[MUSTER_DIGEST]);
 void muster_hmac_sha256(const void *key, size_t key_size, const void *data, size_t size,
@@ -42,6 +46,15 @@ void muster_hmac_sha256(const void *key, size_t key_size, const void *data, size
 /* Standard base64 with padding; out_text needs muster_base64_size(size). */
 void muster_base64(const void *data, size_t size, char *out_text);
 size_t muster_base64_size(size_t size);
+/* Standard base64, padding optional.  `out_data` has room for `size` bytes.  MUSTER_INVALID_REQUEST: something else, or
+ * more than that. */
+muster_err muster_unbase64(const char *text, void *out_data, size_t size, size_t *out_size);
+
+/* A secret of Standard Webhooks 1.0.0: "whsec_" and the base64 of 24 to 64 bytes.  MUSTER_INVALID_REQUEST. */
+#define MUSTER_WHSEC_BYTES 64
+#define MUSTER_WHSEC_TEXT 96
+muster_err muster_whsec_parse(const char *text, uint8_t out_bytes[MUSTER_WHSEC_BYTES], size_t *out_size);
+void muster_whsec_text(const uint8_t *bytes, size_t size, char out_text[MUSTER_WHSEC_TEXT]);
 
 void muster_random(void *out_data, size_t size);
 /* Uniform in [0, bound). */

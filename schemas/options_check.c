@@ -2,6 +2,7 @@
 /* What no single row of the options can say: paths, defaults that depend on other values, rules over several values.
  * One thread at a time.  What can fail: any of the rules. */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <netinet/in.h>
@@ -13,7 +14,10 @@
 
 #define LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
-enum { KEY_LENGTH = 16 }; /* a key of a configuration file is not shorter */
+enum {
+    KEY_LENGTH = 16,   /* a key of a configuration file is not shorter */
+    SECRET_LENGTH = 32 /* as long as the digest that it makes: RFC 7518, section 3.2 */
+};
 
 /* A step down to a member or an item. */
 #define MEMBER(above, member)                                                                                          \
@@ -283,7 +287,7 @@ check_teams(const struct options_reader *reader, const char *directory, struct o
     return MUSTER_OK;
 }
 
-/* ---- keys ---- */
+/* ---- who may call ---- */
 
 static muster_err
 check_credential(const struct options_reader *reader, const struct rows_path *at, const struct key_options *key,
@@ -336,6 +340,25 @@ check_key_teams(const struct options_reader *reader, const struct rows_path *key
     return MUSTER_OK;
 }
 
+/* A key that may use some teams only speaks for one of those. */
+static muster_err
+check_speaker(const struct options_reader *reader, const struct rows_path *at, const struct options *options,
+              const struct key_options *key)
+{
+    struct rows_path up = MEMBER(at, "speaks_for");
+    size_t i;
+
+    if (key->speaks_for[0] == '\0')
+        return MUSTER_OK;
+    if (muster_team_options(options, key->speaks_for) == NULL)
+        return options_refuse(reader, &up, "is not one of the teams");
+    for (i = 0; i < key->teams.count && strcmp(key->teams.items[i], key->speaks_for) != 0; i++)
+        ;
+    if (key->teams.count > 0 && i == key->teams.count)
+        return options_refuse(reader, &up, "must be one of the teams that the key may use");
+    return MUSTER_OK;
+}
+
 /* `digests` are those of this key and the earlier ones. */
 static muster_err
 check_unique(const struct options_reader *reader, const struct rows_path *at, const struct options *options,
@@ -368,6 +391,8 @@ check_key(const struct options_reader *reader, const struct rows_path *keys, con
         err = check_scopes(reader, &at, &key->scopes);
     if (err == MUSTER_OK)
         err = check_key_teams(reader, &at, options, &key->teams);
+    if (err == MUSTER_OK)
+        err = check_speaker(reader, &at, options, key);
     return err;
 }
 
@@ -385,6 +410,74 @@ check_keys(const struct options_reader *reader, const struct options *options)
     return err;
 }
 
+static muster_err
+check_types(const struct options_reader *reader, const struct rows_path *auth, const struct auth_options *options)
+{
+    static const char *const kinds[] = {"bearer", "basic", "jwt"};
+    const struct jwt_options *jwt = options->jwt;
+    struct rows_path up = MEMBER(auth, "type");
+    size_t i, kind;
+
+    for (i = 0; i < options->type.count; i++) {
+        struct rows_path at = ITEM(&up, i);
+
+        for (kind = 0; kind < 3 && strcmp(options->type.items[i], kinds[kind]) != 0; kind++)
+            ;
+        if (kind == 3)
+            return options_refuse(reader, &at, "must be bearer, basic or jwt");
+    }
+    if (options->type.count == 1 && strcmp(options->type.items[0], "jwt") == 0 && jwt->secret[0] == '\0' &&
+        jwt->public_key[0] == '\0')
+        return options_refuse(reader, &up, "lets nobody in: jwt needs auth.jwt.secret or auth.jwt.public_key");
+    return MUSTER_OK;
+}
+
+/* Whether the key is a good one is told where it is loaded. */
+static muster_err
+check_public_key(const struct options_reader *reader, const struct rows_path *jwt, const char *path)
+{
+    struct rows_path at = MEMBER(jwt, "public_key");
+
+    if (path[0] != '\0' && access(path, R_OK) != 0)
+        return options_refuse(reader, &at, "%.200s cannot be read: %s", path, strerror(errno));
+    return MUSTER_OK;
+}
+
+static muster_err
+check_jwt(const struct options_reader *reader, const struct rows_path *auth, const char *directory,
+          struct jwt_options *jwt)
+{
+    struct rows_path up = MEMBER(auth, "jwt"), secret = MEMBER(&up, "secret");
+    muster_err err;
+
+    if (jwt->secret[0] != '\0' && jwt->public_key[0] != '\0')
+        return options_refuse(reader, &up, "must not have both secret and public_key");
+    if (jwt->secret[0] != '\0' && strlen(jwt->secret) < SECRET_LENGTH)
+        return options_refuse(reader, &secret, "must have at least %d bytes, so that it cannot be guessed",
+                              SECRET_LENGTH);
+    if (jwt->public_key[0] != '\0')
+        jwt->public_key = absolute(reader->arena, directory, jwt->public_key);
+    err = check_public_key(reader, &up, jwt->public_key);
+    return err ? err : check_scopes(reader, &up, &jwt->scopes);
+}
+
+static muster_err
+check_auth(const struct options_reader *reader, const char *directory, struct options *options)
+{
+    struct rows_path up = MEMBER(NULL, "auth");
+    struct auth_options *auth = muster_arena_alloc(reader->arena, sizeof *auth);
+    struct jwt_options *jwt = muster_arena_alloc(reader->arena, sizeof *jwt);
+    muster_err err = check_types(reader, &up, options->auth);
+
+    *auth = *options->auth;
+    *jwt = *auth->jwt;
+    auth->jwt = jwt;
+    options->auth = auth;
+    if (err == MUSTER_OK)
+        err = check_jwt(reader, &up, directory, jwt);
+    return err ? err : check_keys(reader, options);
+}
+
 muster_err
 options_check(const struct options_reader *reader, const char *directory, struct options *options)
 {
@@ -396,6 +489,6 @@ options_check(const struct options_reader *reader, const char *directory, struct
     if (err == MUSTER_OK)
         err = check_teams(reader, base, options);
     if (err == MUSTER_OK)
-        err = check_keys(reader, options);
+        err = check_auth(reader, base, options);
     return err;
 }

@@ -292,6 +292,23 @@ fits_list(const struct muster_field *row, const yaml_node_t *node, yaml_node_typ
     return (node->type == type || is_nothing(node)) && rows_fits_size(row, items_in(node));
 }
 
+/* A text alone stands for a list of one. */
+static muster_err
+read_one_str(const struct options_reader *reader, const struct rows_path *path, const struct muster_field *row,
+             const yaml_node_t *node, void *out)
+{
+    const char **items = muster_arena_alloc(reader->arena, sizeof *items);
+    struct muster_strs strs = {items, 1};
+    muster_err err;
+
+    if (!rows_fits_size(row, 1))
+        return refuse_row(reader, path, row);
+    err = scalar_text(reader, path, node, items);
+    if (err == MUSTER_OK)
+        rows_store(row, out, &strs, sizeof strs);
+    return err;
+}
+
 static muster_err
 read_strs(const struct options_reader *reader, const struct rows_path *path, const struct muster_field *row,
           const yaml_node_t *node, void *out)
@@ -301,6 +318,8 @@ read_strs(const struct options_reader *reader, const struct rows_path *path, con
     const char **items;
     muster_err err;
 
+    if (node->type == YAML_SCALAR_NODE && !is_nothing(node))
+        return read_one_str(reader, path, row, node, out);
     if (!fits_list(row, node, YAML_SEQUENCE_NODE))
         return refuse_row(reader, path, row);
     items = muster_arena_alloc(reader->arena, strs.count * sizeof *items);
@@ -489,6 +508,8 @@ read_default(const struct options_reader *reader, const struct rows_path *path, 
     default:
         if (row->initial == NULL)
             return options_refuse(reader, path, "is required");
+        if (row->kind == MUSTER_KIND_CHOICE && *row->initial == '\0')
+            return MUSTER_OK; /* none of its values */
         return read_scalar(reader, path, row, row->initial, out);
     }
 }

@@ -187,7 +187,8 @@ change_index(struct muster_batch *batch, const struct record_change *change, con
     size_t i;
 
     for (i = 0, index = change->row->indexes; index->name; index++, i++) {
-        bool had = i < before->count, has = i < after->count;
+        bool had = i < before->count && before->texts[i].size > 0;
+        bool has = i < after->count && after->texts[i].size > 0;
 
         if (had && has && bytes_compare(before->texts[i], after->texts[i]) == 0)
             continue;

@@ -68,7 +68,7 @@ index_text(const char *text, char out_text[INDEX_TEXT])
     muster_hex(digest, sizeof(digest), out_text + CUT_TEXT);
 }
 
-/* The value of the indexed field as text; a field that is not given is the empty text. */
+/* The value of the indexed field as text; a field that is not given is the empty text, which is not indexed. */
 static const char *
 field_text(const struct muster_type *type, const struct muster_index *index, const void *record)
 {

@@ -8,7 +8,11 @@ The last line of a prompt that begins with a directive decides what the "model" 
   chunks: N TEXT      answer "TEXT 1 TEXT 2 ..." in N pieces
   slow: MS TEXT       first a piece at once, TEXT after MS milliseconds
   tool: NAME {JSON}   ask whether the tool may be used, use it, answer "tool said: ..." (Bash runs its command); Read
-                      and Bash with "cat" are used unasked.  A PreToolUse hook is asked first, if there is one
+                      Bash with "cat" and the to-do tools are used unasked.  A PreToolUse hook is asked first, if there
+                      is one
+  todo: DONE/TOTAL MS TEXT   write a to-do list of which so much is done, answer TEXT after MS milliseconds
+  REMEMBER WORD       keep the word in the session
+  RECALL              answer with the words of the session, or "nothing"
   broken: TEXT        stream the first half of TEXT, then print the whole under another id, as after a broken stream
   recall:             answer with all earlier prompts of the session, joined by " | "
   env: NAME           answer with an environment variable
@@ -44,6 +48,8 @@ import time
 import uuid
 
 DIRECTIVE = re.compile(r"^\s*([a-z-]+):\s?(.*)$", re.S)
+MEMORY = re.compile(r"^\s*(REMEMBER|RECALL)\b\s*(.*)$", re.S)
+TODO_TOOLS = ("TodoWrite", "TaskCreate", "TaskUpdate")
 PRICE_USD = 0.001
 
 
@@ -69,6 +75,7 @@ class Cli:
         self.cost = 0.0
         self.turns = 0
         self.deaf = False
+        self.tasks = 0                  # made by TaskCreate
         self.in_turn = False
         self.transcript = None
         self.hook = None                # callback of the PreToolUse hook for all tools
@@ -227,7 +234,7 @@ class Cli:
             said = ((answer or {}).get("response") or {}).get("hookSpecificOutput", {})
             if said.get("permissionDecision") == "deny":
                 return {"behavior": "deny", "message": said["permissionDecisionReason"]}
-        if tool == "Read" or (tool == "Bash" and arguments.get("command", "").startswith("cat ")):
+        if tool == "Read" or tool in TODO_TOOLS or (tool == "Bash" and arguments.get("command", "").startswith("cat ")):
             return {"behavior": "allow", "updatedInput": arguments}
         answer = self.request(subtype="can_use_tool", tool_name=tool, input=arguments, tool_use_id=use)
         if answer is None:
@@ -263,10 +270,31 @@ class Cli:
             failed, said = done.returncode != 0, (done.stdout + done.stderr).strip()
         elif not failed:
             said = "done"
-        self.say(type="user", parent_tool_use_id=None,
+        more = {}
+        if not failed and name == "TaskCreate":
+            self.tasks += 1
+            said = f"Task #{self.tasks} created successfully: {arguments.get('subject', '')}"
+            more = {"tool_use_result": {"task": {"id": str(self.tasks), "subject": arguments.get("subject", "")}}}
+        self.say(type="user", parent_tool_use_id=None, **more,
                  message={"role": "user", "content": [{"type": "tool_result", "tool_use_id": use, "content": said,
                                                        "is_error": failed}]})
         return self.answer(["tool said: ", said])
+
+    def do_todo(self, rest):
+        share, _, rest = rest.partition(" ")
+        pause, _, text = rest.partition(" ")
+        done, total = (int(number) for number in share.split("/"))
+        states = ["completed"] * done + ["in_progress"] + ["pending"] * total
+        todos = [{"content": f"step {n + 1}", "activeForm": f"doing step {n + 1}", "status": states[n]}
+                 for n in range(total)]
+        use = "toolu_" + uuid.uuid4().hex[:12]
+        self.assistant("msg_" + uuid.uuid4().hex[:12],
+                       {"type": "tool_use", "id": use, "name": "TodoWrite", "input": {"todos": todos}})
+        self.say(type="user", parent_tool_use_id=None,
+                 message={"role": "user", "content": [{"type": "tool_result", "tool_use_id": use,
+                                                       "content": "Todos have been modified successfully."}]})
+        self.wait(int(pause or 0) / 1000)
+        return self.answer([text])
 
     def do_broken(self, rest):
         self.event({"type": "message_start", "message": {"id": "msg_broken", "role": "assistant", "content": []}})
@@ -278,6 +306,13 @@ class Cli:
 
     def do_recall(self, _rest):
         return self.answer([" | ".join(self.history)])
+
+    def memory(self, verb, word):
+        if verb == "REMEMBER":
+            return self.answer([f"remembered {word.strip()}"])
+        words = [found[2].strip() for prompt in self.history for line in prompt.splitlines()
+                 if (found := MEMORY.match(line)) and found[1] == "REMEMBER"]
+        return self.answer([" ".join(words) or "nothing"])
 
     def do_env(self, rest):
         return self.answer([os.environ.get(rest.strip(), "(unset)")])
@@ -380,10 +415,14 @@ class Cli:
             found = DIRECTIVE.match(line)
             if found and (hasattr(self, "do_" + found[1].replace("-", "_")) or found[1] == "error"):
                 name, rest = found[1], found[2]
+            elif found := MEMORY.match(line):
+                name, rest = found[1], found[2]
         if name == "error":
             self.fail(rest)
             return
-        if name:
+        if name.isupper():
+            text = self.memory(name, rest)
+        elif name:
             text = getattr(self, "do_" + name.replace("-", "_"))(rest)
         else:
             text = self.answer(["ok: " + prompt[:60]])

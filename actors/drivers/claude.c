@@ -23,6 +23,8 @@ init(void *driver, const struct driver_host *host)
     self->host = host;
     self->tools = json_object();
     self->denied = json_object();
+    self->todos = json_object();
+    self->tasks = json_object();
 }
 
 static void
@@ -32,6 +34,8 @@ fini(void *driver)
 
     json_decref(self->tools);
     json_decref(self->denied);
+    json_decref(self->todos);
+    json_decref(self->tasks);
     muster_buf_free(&self->said);
     free(self->waiting);
 }
@@ -188,6 +192,8 @@ claude_turn_clear(struct claude *self)
     self->resets_at_s = 0;
     json_object_clear(self->tools);
     json_object_clear(self->denied);
+    json_object_clear(self->todos);
+    json_object_clear(self->tasks);
     if (self->busy_tools)
         self->host->busy_tools(self->host->self, 0);
     self->busy_tools = 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* Private to the claude driver: its state, shared by claude.c (turns), claude_lines.c (what the CLI prints),
- * claude_ask.c (what it asks) and claude_result.c (how a turn ended).
+ * claude_ask.c (what it asks), claude_todo.c (how far it is) and claude_result.c (how a turn ended).
  * Agent actor's thread. */
 #ifndef DRIVER_CLAUDE_H
 #define DRIVER_CLAUDE_H
@@ -25,6 +25,8 @@ struct claude {
     char *waiting;                  /* our prompt line, until the CLI's own turn is over; NULL none */
     json_t *tools;                  /* ids of tools used in this turn: true while at work */
     json_t *denied;                 /* ids of those that a deny rule stopped */
+    json_t *todos;                  /* uses of the to-do tools that have no result yet: id to block */
+    json_t *tasks;                  /* those of this turn: id to {status, step} */
     int64_t busy_tools;             /* at work now */
     char message[128];              /* id of the message that is streamed */
     struct muster_buf said;         /* its open text block as far as it was given as chunks: a preview */
@@ -47,6 +49,10 @@ void claude_line(void *driver, const char *line, size_t size);
 void claude_asked(struct claude *self, const json_t *line);
 /* Tell that the use of a tool is not carried out. */
 void claude_denied(struct claude *self, const char *use);
+/* A tool of the agent itself is used; those that are not for to-dos are passed over. */
+void claude_todo_used(struct claude *self, const json_t *block);
+/* The result of a use is here, in `line`; it said `said`. */
+void claude_todo_done(struct claude *self, const char *use, bool failed, const json_t *line, const char *said);
 /* The turn has ended: forget what was its own. */
 void claude_turn_clear(struct claude *self);
 /* How a turn ended, from its `result`.  Text in `text`. */

@@ -148,7 +148,7 @@ tools_at_work(struct claude *self, int64_t count)
 }
 
 static void
-on_tool_block(struct claude *self, const json_t *block)
+on_tool_block(struct claude *self, const json_t *line, const json_t *block)
 {
     const char *id = driver_json_str(block, "id");
 
@@ -158,6 +158,8 @@ on_tool_block(struct claude *self, const json_t *block)
     driver_tool_use(self->host, driver_json_str(block, "name"), id, json_object_get(block, "input"));
     if (json_object_get(self->denied, id))
         claude_denied(self, id);
+    if (is_top_level(line) && self->in_turn && !self->ahead)
+        claude_todo_used(self, block);
     tools_at_work(self, self->busy_tools + 1);
 }
 
@@ -175,7 +177,7 @@ on_assistant(struct claude *self, const json_t *line)
         if (driver_json_is(block, "type", "text"))
             on_text_block(self, line, block);
         else if (driver_json_is(block, "type", "tool_use"))
-            on_tool_block(self, block);
+            on_tool_block(self, line, block);
     }
 }
 
@@ -197,7 +199,7 @@ tool_text(const json_t *content)
 }
 
 static void
-on_tool_result(struct claude *self, const json_t *block)
+on_tool_result(struct claude *self, const json_t *line, const json_t *block)
 {
     const char *id = driver_json_str(block, "tool_use_id");
     const json_t *said = tool_text(json_object_get(block, "content"));
@@ -210,6 +212,7 @@ on_tool_result(struct claude *self, const json_t *block)
         return;
     json_object_set_new(self->tools, id, json_false());
     self->host->event(self->host->self, &job_tool_result_type, &event);
+    claude_todo_done(self, id, event.failed, line, event.text);
     tools_at_work(self, self->busy_tools - 1);
 }
 
@@ -225,7 +228,7 @@ on_user(struct claude *self, const json_t *line)
             continue;
         if (is_top_level(line))
             preview_end(self);
-        on_tool_result(self, block);
+        on_tool_result(self, line, block);
     }
 }
 
@@ -303,13 +306,30 @@ on_unsolicited_result(struct claude *self, const json_t *line)
 
     claude_result(self, line, &text, &outcome);
     muster_buf_free(&text);
-    driver_notice(self->host, "unsolicited_turn", "The agent ended a turn that nobody asked for.", line);
+    if (!self->no_conversation)
+        driver_notice(self->host, "unsolicited_turn", "The agent ended a turn that nobody asked for.", line);
     if (self->ahead) {
         self->ahead = false;
         return;
     }
     claude_turn_clear(self);
     claude_send_waiting(self);
+}
+
+/* Uses that the CLI denied by itself, by its own settings. */
+static void
+on_denials(struct claude *self, const json_t *line)
+{
+    const json_t *denials = json_object_get(line, "permission_denials"), *denial;
+    const char *id;
+    size_t i;
+
+    json_array_foreach(denials, i, denial)
+    {
+        id = driver_json_str(denial, "tool_use_id");
+        if (*id && !json_object_get(self->denied, id))
+            claude_denied(self, id);
+    }
 }
 
 static void
@@ -325,6 +345,7 @@ on_result(struct claude *self, const json_t *line)
         return;
     }
     preview_end(self);
+    on_denials(self, line);
     spent = driver_json_is(line, "subtype", "error_max_budget_usd");
     claude_result(self, line, &text, &outcome);
     claude_turn_clear(self);

@@ -7,6 +7,8 @@
  *   @delay=DURATION    wait before the first piece
  *   @gap=DURATION      wait between pieces
  *   @tool=NAME[:JSON]  use a tool before the text; the JSON has no blanks; may be repeated
+ *   @progress=N/TOTAL  say how far it is behind the first piece; may be repeated: behind the second, and so on;
+ *                      what is left is said behind the last
  *   @fail=CODE[:N]     fail after the delay, with N only in the first N attempts of the job
  *   @size=BYTES        answer with so many 'x' instead of the text
  *   @hang              say nothing more until interrupted
@@ -27,6 +29,8 @@
 #define CHUNKS_MAX 1000000
 #define SIZE_MAX_BYTES 67108864
 #define VALUE_MAX 16384
+#define PROGRESS_MAX 100
+#define STEPS_MAX 1000000000
 
 struct script {
     int64_t chunks, delay_ms, gap_ms, tokens, fail_times;
@@ -34,6 +38,8 @@ struct script {
     muster_err fail;
     bool hang;
     double cost_usd;
+    struct job_progress progress[PROGRESS_MAX]; /* in the order in which they are said */
+    size_t progress_count;
 };
 
 struct echo {
@@ -43,6 +49,7 @@ struct echo {
     size_t answer_size;
     size_t said;     /* bytes of it given already */
     int64_t pieces;  /* given already */
+    size_t progress; /* said already */
     int64_t words;   /* of the prompt */
     int64_t attempt; /* of the turn's job */
     int64_t tools;   /* used in this turn */
@@ -125,6 +132,22 @@ word_tool(struct echo *self, char *value)
 }
 
 static bool
+word_progress(struct echo *self, char *value)
+{
+    char *slash = strchr(value, '/');
+    struct job_progress progress = {0};
+
+    if (!slash || self->script.progress_count == PROGRESS_MAX)
+        return false;
+    *slash = '\0';
+    if (!read_number(slash + 1, STEPS_MAX, &progress.total) || !read_number(value, progress.total, &progress.current) ||
+        !progress.total)
+        return false;
+    self->script.progress[self->script.progress_count++] = progress;
+    return true;
+}
+
+static bool
 word_fail(struct echo *self, char *value)
 {
     char *colon = strchr(value, ':');
@@ -185,9 +208,9 @@ static const struct {
     const char *name;
     bool (*read)(struct echo *self, char *value);
 } words[] = {
-    {"@chunks=", word_chunks}, {"@delay=", word_delay}, {"@gap=", word_gap},
-    {"@tool=", word_tool},     {"@fail=", word_fail},   {"@size=", word_size},
-    {"@hang", word_hang},      {"@cost=", word_cost},   {"@tokens=", word_tokens},
+    {"@chunks=", word_chunks}, {"@delay=", word_delay},       {"@gap=", word_gap},  {"@tool=", word_tool},
+    {"@fail=", word_fail},     {"@size=", word_size},         {"@hang", word_hang}, {"@cost=", word_cost},
+    {"@tokens=", word_tokens}, {"@progress=", word_progress},
 };
 
 /* Take one script word of `size` bytes; false when it is none. */
@@ -282,6 +305,16 @@ say_piece(struct echo *self)
     return self->said < self->answer_size;
 }
 
+/* Say the next progress there is; with `all` all that are left. */
+static void
+say_progress(struct echo *self, bool all)
+{
+    bool more = self->progress < self->script.progress_count;
+
+    for (; more; more = all && self->progress < self->script.progress_count)
+        self->host->event(self->host->self, &job_progress_type, &self->script.progress[self->progress++]);
+}
+
 /* Go on until there is something to wait for. */
 static void
 go_on(struct echo *self)
@@ -294,6 +327,7 @@ go_on(struct echo *self)
     }
     do {
         more = say_piece(self);
+        say_progress(self, !more);
     } while (more && !self->script.gap_ms);
     if (more)
         self->host->timer(self->host->self, self->script.gap_ms);
@@ -310,6 +344,7 @@ begin(void *driver, const struct driver_turn *turn)
     self->busy = true;
     self->said = 0;
     self->pieces = 0;
+    self->progress = 0;
     self->tools = 0;
     self->attempt = turn->attempt;
     text = read_script(self, turn->prompt);

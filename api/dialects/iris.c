@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "actors/muster_span.h"
+
 #include "schemas/pass_rows.h"
 
 #include "api/dialects/iris.def"
@@ -25,18 +27,26 @@ static const struct http_route routes[] = {
     {"POST", "/api/v1/teams/{team}/stream", "teams:read messages:stream", 1, &iris_stream_type, STREAMS,
      iris_handle_stream, "Ask a team and read its answer as it comes."},
     {"GET", "/api/v1/teams/{team}/stream", "teams:read messages:stream", 1, NULL, STREAMS, iris_handle_stream_get,
-     "The same for EventSource: ?message=; with Last-Event-ID an earlier stream goes on."},
+     "The same for EventSource: ?message, priority, sessionId; with Last-Event-ID an earlier stream goes on."},
     {"GET", "/api/v1/teams/{team}/status", "teams:read", 1, NULL, HTTP_TEAM, iris_handle_team_status,
      "A team, its queue and its processes."},
+    {"POST", "/api/v1/teams/{team}/pause", "processes:manage", 1, NULL, HTTP_TEAM, iris_handle_pause,
+     "Have a team start no more messages; those at work go on."},
+    {"POST", "/api/v1/teams/{team}/resume", "processes:manage", 1, NULL, HTTP_TEAM, iris_handle_resume,
+     "Have it start messages again."},
     {"GET", "/api/v1/teams", "teams:read", 1, NULL, 0, iris_handle_teams, "The teams that the key may use."},
     {"GET", "/api/v1/messages/history", "messages:read", 1, NULL, 0, iris_handle_history,
-     "Messages, newest first: ?team, from, to, status, since, limit, page."},
+     "Messages, newest first: ?team, from, to, status (also dead: failed and not retried), since, limit, page."},
     {"GET", "/api/v1/messages/{messageId}", "messages:read", 1, NULL, 0, iris_handle_message,
      "A message, its status and its answer."},
     {"GET", "/api/v1/messages/{messageId}/stream", "messages:stream", 1, NULL, HTTP_STREAM, iris_handle_attach,
      "The events of a message, from its beginning or ?after=<cursor>."},
     {"POST", "/api/v1/messages/{messageId}/cancel", "messages:write", 1, NULL, 0, iris_handle_cancel,
      "End a message that has not ended yet."},
+    {"POST", "/api/v1/messages/{messageId}/retry", "messages:write", 1, NULL, 0, iris_handle_retry,
+     "Send a failed message again, as a new one."},
+    {"GET", "/api/v1/stream", "messages:stream", 1, NULL, HTTP_SOCKET | HTTP_FORWARDS, iris_handle_socket,
+     "A WebSocket: messages in, their events out; subscriptions to teams."},
     {NULL, NULL, NULL, 0, NULL, 0, NULL, NULL}};
 
 /* `error` is the sentence that the document's own checks put there. */
@@ -58,18 +68,35 @@ render_error(struct muster_buf *out, muster_err err, const char *message, const 
 extern const struct muster_type callback_body_type; /* of actors/webhook.def, whose structs are the actor's own */
 
 static const struct muster_type *const requests[] = {&iris_ask_type, &iris_execute_type, &iris_stream_type, NULL};
-static const struct muster_type *const answers[] = {&iris_answer_type,      &iris_accepted_type, &iris_message_type,
-                                                    &iris_cancelled_type,   &iris_history_type,  &iris_teams_type,
-                                                    &iris_team_status_type, &iris_error_type,    NULL};
+static const struct muster_type *const answers[] = {
+    &iris_answer_type, &iris_accepted_type,    &iris_message_type, &iris_cancelled_type, &iris_history_type,
+    &iris_teams_type,  &iris_team_status_type, &iris_paused_type,  &iris_error_type,     NULL};
 static const struct muster_type *const error_details[] = {&iris_pending_type, &iris_failure_type, &iris_ended_type,
                                                           NULL};
-static const struct muster_type *const events[] = {
-    &iris_start_type, &iris_chunk_type,    &iris_tool_use_type, &iris_denied_type,
-    &iris_retry_type, &iris_complete_type, &iris_broken_type,   NULL};
+static const struct muster_type *const events[] = {&iris_start_type,    &iris_chunk_type,  &iris_tool_use_type,
+                                                   &iris_denied_type,   &iris_step_type,   &iris_retry_type,
+                                                   &iris_complete_type, &iris_broken_type, NULL};
+static const struct muster_type *const socket_in[] = {
+    &iris_said_type, &iris_auth_type, &iris_subscribe_type, &iris_unsubscribe_type,
+    &iris_send_type, &iris_end_type,  &iris_resume_type,    NULL};
+static const struct muster_type *const socket_out[] = {&iris_authenticated_type, &iris_subscribed_type,
+                                                       &iris_resumed_type,       &iris_unsubscribed_type,
+                                                       &iris_sent_type,          &iris_socket_cancelled_type,
+                                                       &iris_pong_type,          &iris_socket_start_type,
+                                                       &iris_socket_chunk_type,  &iris_socket_tool_use_type,
+                                                       &iris_socket_denied_type, &iris_socket_progress_type,
+                                                       &iris_socket_retry_type,  &iris_socket_complete_type,
+                                                       &iris_socket_error_type,  &iris_lacking_type,
+                                                       &iris_misfit_type,        NULL};
 static const struct muster_type *const callbacks[] = {&callback_body_type, NULL};
-static const struct http_bodies bodies[] = {
-    {"requests", requests},         {"answers", answers},     {"details of errors", error_details},
-    {"events of a stream", events}, {"callbacks", callbacks}, {NULL, NULL}};
+static const struct http_bodies bodies[] = {{"requests", requests},
+                                            {"answers", answers},
+                                            {"details of errors", error_details},
+                                            {"events of a stream", events},
+                                            {"to a WebSocket; `type` is the name's last part", socket_in},
+                                            {"from a WebSocket", socket_out},
+                                            {"callbacks", callbacks},
+                                            {NULL, NULL}};
 
 const struct http_dialect iris_dialect = {"iris", routes, render_error, bodies};
 
@@ -97,16 +124,21 @@ iris_job_id(struct muster_arena *arena, const struct muster_id *id)
 }
 
 bool
-iris_find(struct http_request *request, struct job *out_job)
+iris_look_up(struct http_request *request, const char *text, struct job *out_job)
 {
-    const char *text = http_param(request, "messageId");
     struct muster_id id;
 
     if (strncmp(text, "msg_", 4) == 0 || strncmp(text, "job_", 4) == 0)
         text += 4;
-    if (muster_id_parse(text, &id) == MUSTER_OK &&
-        muster_store_get(http_house(request)->store, &job_type, &id, http_arena(request), out_job) == MUSTER_OK &&
-        http_may_use(request, out_job->team))
+    return muster_id_parse(text, &id) == MUSTER_OK &&
+           muster_store_get(http_house(request)->store, &job_type, &id, http_arena(request), out_job) == MUSTER_OK &&
+           http_may_use(request, out_job->team);
+}
+
+bool
+iris_find(struct http_request *request, struct job *out_job)
+{
+    if (iris_look_up(request, http_param(request, "messageId"), out_job))
         return true;
     http_fail(request, MUSTER_NOT_FOUND, "There is no such message");
     return false;
@@ -141,9 +173,7 @@ iris_is_final(enum job_state state)
 int64_t
 iris_duration(const struct job *job)
 {
-    if (job->started_ms == 0 || job->finished_ms == 0)
-        return 0;
-    return job->finished_ms > job->started_ms ? job->finished_ms - job->started_ms : 1;
+    return muster_job_duration(job->started_ms, job->finished_ms);
 }
 
 const struct iris_usage *
@@ -204,27 +234,21 @@ iris_queue_view(struct http_request *request, const char *team)
 
 /* ---- errors ---- */
 
-void
-iris_fail_field(struct http_request *request, const char *field, const char *expected)
+const char *
+iris_json(struct muster_arena *arena, const struct muster_type *type, const void *in)
 {
-    struct muster_buf details = {0};
+    struct muster_buf json = {0};
+    const char *text;
 
-    muster_buf_str(&details, "{\"field\":");
-    muster_json_quote(&details, field, strlen(field));
-    muster_buf_str(&details, ",\"expected\":");
-    muster_json_quote(&details, expected, strlen(expected));
-    muster_buf_str(&details, "}");
-    http_fail_details(request, MUSTER_INVALID_REQUEST, details.data, "%s: %s", field, expected);
-    muster_buf_free(&details);
+    muster_json_encode(type, in, &json);
+    text = muster_arena_str(arena, json.data, json.size);
+    muster_buf_free(&json);
+    return text;
 }
 
 void
 iris_fail(struct http_request *request, muster_err err, const struct muster_type *type, const void *details,
           const char *message)
 {
-    struct muster_buf json = {0};
-
-    muster_json_encode(type, details, &json);
-    http_fail_details(request, err, json.data, "%s", message);
-    muster_buf_free(&json);
+    http_fail_details(request, err, iris_json(http_arena(request), type, details), "%s", message);
 }

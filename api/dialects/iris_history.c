@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* iris: the history of messages, filtered and in pages.
+/* iris: the history of messages, filtered and in pages.  The connection's thread.
  *
- * The narrowest index is walked and the other filters are looked at one by one, because the answer has a total. Entries
- * are encoded as they are met, with long texts cut, so an answer stays small whatever the jobs are like. */
+ * The answer has a total, so what the narrowest index leaves over is looked at one by one; when an index answers all
+ * filters by itself, it is only counted.  First the ids of a page are found, then their records are read one after the
+ * other and encoded with long texts cut, so an answer and its making stay small whatever the jobs are like. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,16 +17,13 @@ enum {
     SLACK_MS = 86400000 /* by so much the clock may have been set back between two jobs */
 };
 
-struct walk {
-    struct http_request *request;
+/* What a job must be; NULL and 0: anything. */
+struct filter {
     const char *team;
     const char *from;
-    const char *status; /* NULL: any */
+    const char *status;
     int64_t since_ms;
-    int64_t first, last; /* places on the page, counted from 0 */
-    int64_t met;         /* jobs that fit, so far */
-    bool counts;         /* to the end, because the index does not tell the total */
-    struct muster_buf entries;
+    bool nothing; /* they cannot all be met */
 };
 
 /* ---- the query ---- */
@@ -43,44 +41,221 @@ read_number(struct http_request *request, const char *name, int64_t most, int64_
         if (*value >= 1 && *value <= most)
             return true;
     }
-    iris_fail_field(request, name,
+    http_fail_field(request, name,
                     muster_arena_printf(http_arena(request), "must be a whole number, 1 to %lld", (long long)most));
     return false;
 }
 
-static bool
-is_status(const char *text)
+/* The states that a status stands for, in their words, up to a NULL; NULL: there is no such status. */
+static const char *const *
+states_of(const char *status)
 {
-    static const char *const known[] = {"queued", "processing", "completed", "failed", "cancelled"};
+    static const struct {
+        const char *status, *states[4];
+    } rows[] = {{"queued", {"queued", "retrying", "parked"}},
+                {"processing", {"running", "waiting"}},
+                {"completed", {"completed"}},
+                {"failed", {"failed"}},
+                {"cancelled", {"cancelled"}},
+                {"dead", {"failed"}}};
     size_t i;
 
-    for (i = 0; i < sizeof known / sizeof *known; i++)
-        if (strcmp(known[i], text) == 0)
-            return true;
-    return false;
+    for (i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (strcmp(rows[i].status, status) == 0)
+            return rows[i].states;
+    return NULL;
 }
 
 static bool
-read_filters(struct http_request *request, struct walk *walk)
+read_filter(struct http_request *request, struct filter *filter)
 {
     const char *to = http_query(request, "to"), *since = http_query(request, "since");
 
-    walk->team = http_query(request, "team");
-    walk->from = http_query(request, "from");
-    walk->status = http_query(request, "status");
-    if (walk->status && !is_status(walk->status)) {
-        iris_fail_field(request, "status", "must be one of queued, processing, completed, failed, cancelled");
+    filter->team = http_query(request, "team");
+    filter->from = http_query(request, "from");
+    filter->status = http_query(request, "status");
+    if (filter->status && states_of(filter->status) == NULL) {
+        http_fail_field(request, "status", "must be one of queued, processing, completed, failed, cancelled, dead");
         return false;
     }
-    if (since && http_time_parse(since, &walk->since_ms)) {
-        iris_fail_field(request, "since", "must be unix milliseconds or an ISO 8601 time");
+    if (since && http_time_parse(since, &filter->since_ms)) {
+        http_fail_field(request, "since", "must be unix milliseconds or an ISO 8601 time");
         return false;
     }
-    if (walk->team && to && strcmp(walk->team, to) != 0)
-        walk->last = 0; /* both cannot be */
+    filter->nothing = filter->team && to && strcmp(filter->team, to) != 0;
     if (to)
-        walk->team = to;
+        filter->team = to;
+    if (filter->team && !http_may_use(request, filter->team))
+        filter->nothing = true;
     return true;
+}
+
+static bool
+has_status(const char *status, const struct job *job)
+{
+    if (strcmp(status, "dead") == 0)
+        return job->state == job_state_FAILED && muster_id_is_zero(&job->retried_as);
+    return strcmp(status, iris_status(job->state)) == 0;
+}
+
+static bool
+fits(struct http_request *request, const struct filter *filter, const struct job *job)
+{
+    if (job->created_ms < filter->since_ms || !http_may_use(request, job->team))
+        return false;
+    if (filter->team && strcmp(filter->team, job->team) != 0)
+        return false;
+    if (filter->from && strcmp(filter->from, job->from) != 0)
+        return false;
+    return filter->status == NULL || has_status(filter->status, job);
+}
+
+/* ---- where to look ---- */
+
+/* Values of one index whose jobs are all that can fit; no job has two of them. */
+struct source {
+    const char *index;   /* NULL: all jobs */
+    const char **values; /* one NULL for all jobs */
+    size_t count;
+    size_t jobs; /* with these values */
+};
+
+static muster_err
+count_jobs(struct http_request *request, struct source *source)
+{
+    muster_err err = MUSTER_OK;
+    size_t count, i;
+
+    for (i = 0; i < source->count && !err; i++) {
+        err = muster_store_count(http_house(request)->store, &job_type, source->index, source->values[i], &count);
+        if (!err)
+            source->jobs += count;
+    }
+    return err;
+}
+
+static void
+add_value(struct source *source, const char *value)
+{
+    size_t i;
+
+    for (i = 0; i < source->count; i++)
+        if (value && strcmp(source->values[i], value) == 0)
+            return;
+    source->values[source->count++] = value;
+}
+
+static struct source
+new_source(struct http_request *request, const char *index, size_t room)
+{
+    return (struct source){.index = index,
+                           .values = muster_arena_alloc(http_arena(request), (room + 1) * sizeof(const char *))};
+}
+
+/* One for each filter that an index knows; how many. */
+static size_t
+list_sources(struct http_request *request, const struct filter *filter, struct source out[4])
+{
+    const struct muster_strs *teams = &http_key(request)->teams;
+    const char *const *states = filter->status ? states_of(filter->status) : NULL;
+    size_t count = 0, i;
+
+    if (filter->team) {
+        out[count] = new_source(request, "job_by_team", 1);
+        add_value(&out[count++], filter->team);
+    } else if (teams->count > 0) {
+        out[count] = new_source(request, "job_by_team", teams->count);
+        for (i = 0; i < teams->count; i++)
+            add_value(&out[count], teams->items[i]);
+        count++;
+    }
+    if (filter->from) {
+        out[count] = new_source(request, "job_by_from", 1);
+        add_value(&out[count++], filter->from);
+    }
+    if (states) {
+        out[count] = new_source(request, "job_by_state", 4);
+        for (i = 0; states[i]; i++)
+            add_value(&out[count], states[i]);
+        count++;
+    }
+    if (count == 0) {
+        out[count] = new_source(request, NULL, 1);
+        add_value(&out[count++], NULL);
+    }
+    return count;
+}
+
+/* The narrowest, and whether all of its jobs fit. */
+static muster_err
+choose_source(struct http_request *request, const struct filter *filter, struct source *out, bool *out_exact)
+{
+    struct source sources[4];
+    size_t count = list_sources(request, filter, sources), best = 0, i;
+    muster_err err = MUSTER_OK;
+
+    for (i = 0; i < count && !err; i++) {
+        err = count_jobs(request, &sources[i]);
+        if (sources[i].jobs < sources[best].jobs)
+            best = i;
+    }
+    *out = sources[best];
+    *out_exact = count == 1 && filter->since_ms <= 0 && !(filter->status && strcmp(filter->status, "dead") == 0);
+    return err;
+}
+
+/* ---- the walk ---- */
+
+struct walk {
+    struct http_request *request;
+    const struct filter *filter;
+    size_t most;           /* ids of one value that may be on the page, or before it */
+    bool exact;            /* nothing needs to be counted */
+    size_t met;            /* jobs that fit */
+    size_t kept;           /* ids of this value */
+    struct muster_buf ids; /* the newest `most` of each value */
+};
+
+static bool
+visit(void *arg, const void *record, struct muster_arena *arena)
+{
+    const struct job *job = record;
+    struct walk *walk = arg;
+
+    (void)arena;
+    if (walk->filter->since_ms > 0 && muster_id_time(&job->id) + SLACK_MS < walk->filter->since_ms)
+        return false;
+    if (!fits(walk->request, walk->filter, job))
+        return true;
+    walk->met++;
+    if (walk->kept < walk->most) {
+        muster_buf_add(&walk->ids, &job->id, sizeof job->id);
+        walk->kept++;
+    }
+    return !walk->exact || walk->kept < walk->most;
+}
+
+static int
+newest_first(const void *a, const void *b)
+{
+    return memcmp(b, a, sizeof(struct muster_id));
+}
+
+/* Fill walk->ids, in order. */
+static muster_err
+find(struct walk *walk, const struct source *source)
+{
+    struct muster_store *store = http_house(walk->request)->store;
+    muster_err err = MUSTER_OK;
+    size_t i;
+
+    for (i = 0; i < source->count && !err; i++) {
+        walk->kept = 0;
+        err = muster_store_walk(store, &job_type, source->index, source->values[i], MUSTER_NEWEST_FIRST, visit, walk);
+    }
+    if (walk->ids.size > 0)
+        qsort(walk->ids.data, walk->ids.size / sizeof(struct muster_id), sizeof(struct muster_id), newest_first);
+    return err;
 }
 
 /* ---- entries ---- */
@@ -100,7 +275,7 @@ shortened(struct muster_arena *arena, const char *text, bool *truncated)
 }
 
 static void
-add_entry(struct walk *walk, const struct job *job, struct muster_arena *arena)
+add_entry(struct muster_buf *out, const struct job *job, struct muster_arena *arena)
 {
     bool truncated = false;
     struct iris_entry entry = {.messageId = iris_message_id(arena, &job->id),
@@ -109,120 +284,79 @@ add_entry(struct walk *walk, const struct job *job, struct muster_arena *arena)
                                .message = shortened(arena, job->prompt, &truncated),
                                .response = shortened(arena, job->result, &truncated),
                                .status = iris_status(job->state),
+                               .priority = job->priority,
+                               .sessionId = job->session_id,
                                .error = iris_problem_of(arena, job),
                                .duration = iris_duration(job),
                                .timestamp = job->created_ms};
 
     entry.truncated = truncated;
-    if (walk->entries.size > 0)
-        muster_buf_str(&walk->entries, ",");
-    muster_json_encode(&iris_entry_type, &entry, &walk->entries);
+    if (out->data[out->size - 1] != '[')
+        muster_buf_str(out, ",");
+    muster_json_encode(&iris_entry_type, &entry, out);
 }
 
-static bool
-fits(const struct walk *walk, const struct job *job)
-{
-    if (job->created_ms < walk->since_ms || !http_may_use(walk->request, job->team))
-        return false;
-    if (walk->team && strcmp(walk->team, job->team) != 0)
-        return false;
-    if (walk->from && strcmp(walk->from, job->from) != 0)
-        return false;
-    return walk->status == NULL || strcmp(walk->status, iris_status(job->state)) == 0;
-}
-
-static bool
-visit(void *arg, const void *record, struct muster_arena *arena)
-{
-    const struct job *job = record;
-    struct walk *walk = arg;
-
-    if (walk->since_ms > 0 && muster_id_time(&job->id) + SLACK_MS < walk->since_ms)
-        return false;
-    if (!fits(walk, job))
-        return true;
-    if (walk->met >= walk->first && walk->met < walk->last)
-        add_entry(walk, job, arena);
-    walk->met++;
-    return walk->counts || walk->met < walk->last;
-}
-
-/* ---- the walk ---- */
-
-/* The index to walk, and whether it answers all filters by itself. */
-static const char *
-choose_index(struct walk *walk, const char **out_value)
-{
-    const struct key *key = http_key(walk->request);
-    int filters = (walk->team != NULL) + (walk->from != NULL) + (walk->status != NULL) + (walk->since_ms > 0) +
-                  (key->teams.count > 0 && walk->team == NULL);
-
-    /* "completed", "failed" and "cancelled" are states of ours too; the other two stand for several. */
-    walk->counts = filters > 1 || walk->since_ms > 0 || (key->teams.count > 0 && walk->team == NULL);
-    if (walk->team) {
-        *out_value = walk->team;
-        return "job_by_team";
-    }
-    if (walk->from) {
-        *out_value = walk->from;
-        return "job_by_from";
-    }
-    if (walk->status && strcmp(walk->status, "queued") != 0 && strcmp(walk->status, "processing") != 0) {
-        *out_value = walk->status;
-        return "job_by_state";
-    }
-    walk->counts = walk->counts || walk->status != NULL;
-    *out_value = NULL;
-    return NULL;
-}
-
+/* Jobs that were removed since they were found are left out. */
 static muster_err
-run(struct walk *walk, int64_t *out_total)
+add_entries(const struct walk *walk, const struct iris_page *page, struct muster_buf *out)
 {
-    struct muster_store *store = http_house(walk->request)->store;
-    const char *value, *index = choose_index(walk, &value);
-    muster_err err = muster_store_walk(store, &job_type, index, value, MUSTER_NEWEST_FIRST, visit, walk);
-    size_t count = 0;
+    const struct muster_id *ids = (const struct muster_id *)(const void *)walk->ids.data;
+    size_t count = walk->ids.size / sizeof *ids, i = (size_t)((page->page - 1) * page->limit);
+    size_t end = i + (size_t)page->limit < count ? i + (size_t)page->limit : count;
+    struct muster_arena *arena = muster_arena_new();
+    muster_err err = MUSTER_OK;
+    struct job job;
 
-    if (err == MUSTER_OK && !walk->counts)
-        err = muster_store_count(store, &job_type, index, value, &count);
-    *out_total = walk->counts ? walk->met : (int64_t)count;
+    for (; i < end && !err; i++) {
+        muster_arena_clear(arena);
+        err = muster_store_get(http_house(walk->request)->store, &job_type, &ids[i], arena, &job);
+        if (err == MUSTER_OK)
+            add_entry(out, &job, arena);
+        else if (err == MUSTER_NOT_FOUND)
+            err = MUSTER_OK;
+    }
+    muster_arena_free(&arena);
     return err;
 }
 
-static void
-answer(struct http_request *request, const struct walk *walk, const struct iris_page *page)
+static muster_err
+run(struct http_request *request, const struct filter *filter, struct iris_page *page, struct muster_buf *out)
 {
-    struct muster_buf text = {0};
+    struct walk walk = {.request = request, .filter = filter, .most = (size_t)(page->page * page->limit)};
+    struct source source;
+    muster_err err = choose_source(request, filter, &source, &walk.exact);
 
-    muster_buf_str(&text, "{\"messages\":[");
-    muster_buf_add(&text, walk->entries.data, walk->entries.size);
-    muster_buf_str(&text, "],\"pagination\":");
-    muster_json_encode(&iris_page_type, page, &text);
-    muster_buf_str(&text, "}");
-    http_answer(request, 200, "application/json", text.data, text.size);
-    muster_buf_free(&text);
+    if (err)
+        return err;
+    err = find(&walk, &source);
+    if (!err)
+        err = add_entries(&walk, page, out);
+    page->total = (int64_t)(walk.exact ? source.jobs : walk.met);
+    muster_buf_free(&walk.ids);
+    return err;
 }
 
 void
 iris_handle_history(struct http_request *request)
 {
     struct iris_page page = {.page = 1, .limit = LIMIT_DEFAULT};
-    struct walk walk = {.request = request, .last = -1};
+    struct filter filter = {.team = NULL};
+    struct muster_buf text = {0};
     muster_err err = MUSTER_OK;
 
     if (!read_number(request, "limit", LIMIT_MOST, &page.limit) ||
-        !read_number(request, "page", PAGE_MOST, &page.page) || !read_filters(request, &walk))
+        !read_number(request, "page", PAGE_MOST, &page.page) || !read_filter(request, &filter))
         return;
-    if (walk.last != 0 && (walk.team == NULL || http_may_use(request, walk.team))) {
-        walk.first = (page.page - 1) * page.limit;
-        walk.last = walk.first + page.limit;
-        err = run(&walk, &page.total);
-    }
+    muster_buf_str(&text, "{\"messages\":[");
+    if (!filter.nothing)
+        err = run(request, &filter, &page, &text);
     page.hasNext = page.total > page.page * page.limit;
+    muster_buf_str(&text, "],\"pagination\":");
+    muster_json_encode(&iris_page_type, &page, &text);
+    muster_buf_str(&text, "}");
     if (err)
         http_fail(request, err, "%s", muster_err_text(err));
     else
-        answer(request, &walk, &page);
-    muster_buf_free(&walk.entries);
+        http_answer(request, 200, "application/json", text.data, text.size);
+    muster_buf_free(&text);
 }

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* iris: teams, their status, one message, and its cancel.  Reads the store and what the actors published, on the
- * connection's thread. */
+/* iris: teams, their status, and one message.  Reads the store and what the actors published, and asks the queue where
+ * a waiting message stands, on the connection's thread. */
 #include <string.h>
 
 #include "api/dialects/iris.h"
+
+enum { PLACE_MS = 2000 /* the queue has so long to say where a message stands */ };
 
 /* ---- teams ---- */
 
@@ -41,6 +43,8 @@ team_status(const struct muster_queue_view *queue, const struct muster_agent_vie
     for (i = 0; i < process_count(agent); i++)
         if (agent->processes[i].state == process_state_STARTING)
             return "starting";
+    if (queue->paused)
+        return "paused";
     return queue->queued > 0 ? "busy" : "idle";
 }
 
@@ -62,6 +66,7 @@ iris_handle_teams(struct http_request *request)
         items[answer.teams.count++] =
             (struct iris_team){.name = team->name,
                                .status = team_status(&queue, agent_view(request, team->name)),
+                               .paused = queue.paused,
                                .driver = muster_enum_wire(&driver_kind_enum, (int)team->driver),
                                .queued = queue.queued,
                                .running = queue.running,
@@ -99,6 +104,7 @@ iris_handle_team_status(struct http_request *request)
     struct muster_queue_view queue = iris_queue_view(request, team->name);
     struct iris_team_status answer = {.team = team->name,
                                       .status = team_status(&queue, agent),
+                                      .paused = queue.paused,
                                       .driver = muster_enum_wire(&driver_kind_enum, (int)team->driver),
                                       .queued = queue.queued,
                                       .running = queue.running,
@@ -129,15 +135,39 @@ estimate(const struct job *job, const struct muster_queue_view *queue, int64_t m
     return end_ms > now_ms ? end_ms : now_ms;
 }
 
-static struct iris_progress
-progress(const struct job *job, int64_t mean_ms, int64_t now_ms)
+/* What the agent itself says; false: nothing. */
+static bool
+counted_progress(struct http_request *request, const struct job *job, struct iris_progress *out)
 {
+    const struct muster_agent_view *view = agent_view(request, job->team);
+    const struct muster_process_view *process;
+    int64_t current;
+    size_t i;
+
+    for (i = 0; i < process_count(view); i++) {
+        process = &view->processes[i];
+        if (process->total <= 0 || !muster_id_equal(&process->job, &job->id))
+            continue;
+        current = process->current < process->total ? process->current : process->total;
+        *out =
+            (struct iris_progress){current, process->total, (int64_t)((double)current * 100 / (double)process->total)};
+        return true;
+    }
+    return false;
+}
+
+static struct iris_progress
+progress(struct http_request *request, const struct job *job, int64_t mean_ms, int64_t now_ms)
+{
+    struct iris_progress counted;
     int64_t percentage = 0;
 
     if (job->state == job_state_COMPLETED)
         return (struct iris_progress){1, 1, 100};
     if (strcmp(iris_status(job->state), "processing") != 0)
         return (struct iris_progress){0, 1, 0};
+    if (counted_progress(request, job, &counted))
+        return counted;
     if (now_ms > job->started_ms)
         percentage = (now_ms - job->started_ms) * 100 / (mean_ms > 0 ? mean_ms : 1);
     return (struct iris_progress){0, 1, percentage < 1 ? 1 : percentage < 99 ? percentage : 99};
@@ -167,88 +197,83 @@ delivery_of(struct http_request *request, const struct job *job)
     return out;
 }
 
+/* Where it stands, when it waits.  The queue may be too busy to say; then the estimate stays ours. */
+static muster_err
+ask_place(struct http_request *request, const struct job *job, struct iris_message *message)
+{
+    struct queue_place place = {.job = job->id};
+    struct queue_placed placed;
+    muster_err err;
+
+    if (strcmp(message->status, "queued") != 0)
+        return MUSTER_OK;
+    err = http_ask(request, MUSTER_QUEUE, &queue_place_type, &place, &queue_placed_type, &placed, PLACE_MS);
+    if (err)
+        return err == MUSTER_GONE ? err : MUSTER_OK;
+    message->position = placed.position;
+    if (placed.estimate_ms > 0)
+        message->estimatedCompletion = placed.estimate_ms;
+    return MUSTER_OK;
+}
+
+static const char *
+name_of(struct muster_arena *arena, const struct muster_id *id)
+{
+    return muster_id_is_zero(id) ? NULL : iris_message_id(arena, id);
+}
+
+static struct iris_message
+show_job(struct http_request *request, const struct job *job)
+{
+    struct muster_arena *arena = http_arena(request);
+
+    return (struct iris_message){.messageId = iris_message_id(arena, &job->id),
+                                 .jobId = iris_job_id(arena, &job->id),
+                                 .team = job->team,
+                                 .from = job->from,
+                                 .kind = job->kind,
+                                 .priority = job->priority,
+                                 .message = job->prompt,
+                                 .context = job->context,
+                                 .status = iris_status(job->state),
+                                 .state = muster_enum_wire(&job_state_enum, (int)job->state),
+                                 .createdAt = job->created_ms,
+                                 .startedAt = job->started_ms,
+                                 .completedAt = job->finished_ms,
+                                 .deadline = job->deadline_ms,
+                                 .sessionId = job->session_id,
+                                 .retryOf = name_of(arena, &job->retry_of),
+                                 .retriedAs = name_of(arena, &job->retried_as),
+                                 .response = job->result,
+                                 .error = iris_problem_of(arena, job),
+                                 .duration = iris_duration(job),
+                                 .attempts = job->attempt,
+                                 .maxAttempts = job->max_attempts,
+                                 .callback = delivery_of(request, job),
+                                 .metadata = iris_metadata_of(arena, job)};
+}
+
 void
 iris_handle_message(struct http_request *request)
 {
-    struct muster_arena *arena = http_arena(request);
     int64_t now_ms = muster_clock_ms(), mean_ms;
     struct muster_queue_view queue;
     struct iris_progress so_far;
     struct iris_message answer;
     struct job job;
+    muster_err err;
 
     if (!iris_find(request, &job))
         return;
     queue = iris_queue_view(request, job.team);
     mean_ms = queue.mean_ms > 0 ? queue.mean_ms : http_house(request)->options->queue->first_estimate;
-    so_far = progress(&job, mean_ms, now_ms);
-    answer = (struct iris_message){.messageId = iris_message_id(arena, &job.id),
-                                   .jobId = iris_job_id(arena, &job.id),
-                                   .team = job.team,
-                                   .from = job.from,
-                                   .kind = job.kind,
-                                   .priority = job.priority,
-                                   .message = job.prompt,
-                                   .context = job.context,
-                                   .status = iris_status(job.state),
-                                   .state = muster_enum_wire(&job_state_enum, (int)job.state),
-                                   .progress = &so_far,
-                                   .createdAt = job.created_ms,
-                                   .startedAt = job.started_ms,
-                                   .completedAt = job.finished_ms,
-                                   .estimatedCompletion = estimate(&job, &queue, mean_ms, now_ms),
-                                   .response = job.result,
-                                   .error = iris_problem_of(arena, &job),
-                                   .duration = iris_duration(&job),
-                                   .attempts = job.attempt,
-                                   .maxAttempts = job.max_attempts,
-                                   .callback = delivery_of(request, &job),
-                                   .metadata = iris_metadata_of(arena, &job)};
-    http_answer_type(request, 200, &iris_message_type, &answer);
-}
-
-/* ---- cancel ---- */
-
-static void
-fail_ended(struct http_request *request, const struct job *job, enum job_state state)
-{
-    struct iris_ended ended = {iris_message_id(http_arena(request), &job->id), iris_status(state)};
-
-    iris_fail(request, MUSTER_CONFLICT, &iris_ended_type, &ended,
-              muster_arena_printf(http_arena(request), "The message has ended already: %s", ended.status));
-}
-
-void
-iris_handle_cancel(struct http_request *request)
-{
-    struct muster_arena *arena = http_arena(request);
-    struct queue_cancelled cancelled;
-    struct iris_cancelled answer;
-    struct queue_cancel cancel;
-    struct job job;
-    muster_err err;
-
-    if (!iris_find(request, &job))
-        return;
-    if (iris_is_final(job.state)) {
-        fail_ended(request, &job, job.state);
-        return;
-    }
-    cancel = (struct queue_cancel){.job = job.id};
-    err = http_ask(request, MUSTER_QUEUE, &queue_cancel_type, &cancel, &queue_cancelled_type, &cancelled, IRIS_HOP_MS);
-    if (err == MUSTER_OK && cancelled.state != job_state_CANCELLED) {
-        fail_ended(request, &job, cancelled.state);
-        return;
-    }
-    if (err == MUSTER_CONFLICT && iris_find(request, &job) && iris_is_final(job.state)) {
-        fail_ended(request, &job, job.state);
-        return;
-    }
-    if (err) {
+    so_far = progress(request, &job, mean_ms, now_ms);
+    answer = show_job(request, &job);
+    answer.progress = &so_far;
+    answer.estimatedCompletion = estimate(&job, &queue, mean_ms, now_ms);
+    err = ask_place(request, &job, &answer);
+    if (err)
         http_fail_as_told(request, err);
-        return;
-    }
-    answer = (struct iris_cancelled){iris_message_id(arena, &job.id), iris_job_id(arena, &job.id),
-                                     iris_status(cancelled.state), cancelled.was_running};
-    http_answer_type(request, 200, &iris_cancelled_type, &answer);
+    else
+        http_answer_type(request, 200, &iris_message_type, &answer);
 }

@@ -1,174 +1,73 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* iris: event streams.  The events of a job in the words of the dialect; a client that comes back with the id of the
- * last event it saw goes on behind it and never submits again.  Handlers park on the connection's thread; rendering
- * also runs on the thread of the hub. */
+/* iris: event streams.  A client that comes back with the id of the last event it saw goes on behind it and never
+ * submits again; one that sends its message again with the same Idempotency-Key reads the stream of the first. Handlers
+ * park on the connection's thread. */
 #include <string.h>
 
 #include "api/dialects/iris.h"
 
-/* ---- events ---- */
-
-static void
-put(struct muster_buf *out, const struct muster_type *type, const void *in)
-{
-    muster_buf_printf(out, "event: %s\ndata: ", type->wire);
-    muster_json_encode(type, in, out);
-    muster_buf_str(out, "\n");
-}
-
-static void
-put_start(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body)
-{
-    struct iris_start start = {iris_message_id(arena, &event->job), event->team};
-
-    (void)body;
-    put(out, &iris_start_type, &start);
-}
-
-static void
-put_chunk(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body)
-{
-    const struct job_chunk *in = body;
-    struct iris_chunk chunk = {in->text};
-
-    (void)event;
-    (void)arena;
-    put(out, &iris_chunk_type, &chunk);
-}
-
-static void
-put_tool_use(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body)
-{
-    const struct job_tool_use *in = body;
-    struct iris_tool_use tool_use = {in->tool, in->file, in->input};
-
-    (void)event;
-    (void)arena;
-    put(out, &iris_tool_use_type, &tool_use);
-}
-
-static void
-put_permission(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body)
-{
-    const struct job_permission *in = body;
-    struct iris_denied denied = {in->tool, in->rule, in->input};
-
-    (void)event;
-    (void)arena;
-    if (in->verdict == tool_verdict_DENIED)
-        put(out, &iris_denied_type, &denied);
-}
-
-static void
-put_retry(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body)
-{
-    const struct job_retrying *in = body;
-    struct iris_retry retry = {iris_message_id(arena, &event->job), in->code, in->message, in->delay_ms};
-
-    put(out, &iris_retry_type, &retry);
-}
-
-/* What was sent of the answer is void, as with a failed attempt; but the attempt goes on. */
-static void
-put_notice(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body)
-{
-    const struct job_notice *in = body;
-    struct iris_retry retry = {iris_message_id(arena, &event->job), muster_err_code(MUSTER_MODEL_ERROR),
-                               in->text && *in->text ? in->text : muster_err_text(MUSTER_MODEL_ERROR), 0};
-
-    if (strcmp(in->kind, "preview_dropped") == 0)
-        put(out, &iris_retry_type, &retry);
-}
-
-static void
-put_complete(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body)
-{
-    const struct job_completed *in = body;
-    struct iris_complete complete = {iris_message_id(arena, &event->job), in->duration_ms, event->at_ms,
-                                     iris_usage_of(arena, in->usage)};
-
-    put(out, &iris_complete_type, &complete);
-}
-
-static void
-put_broken(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const char *code,
-           const char *message)
-{
-    const char *text = message && *message ? message : muster_err_text(muster_err_from_code(code));
-    struct iris_broken broken = {text, code, text, iris_message_id(arena, &event->job), event->at_ms};
-
-    put(out, &iris_broken_type, &broken);
-}
-
-static void
-put_failed(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body)
-{
-    const struct job_failed *in = body;
-
-    put_broken(out, event, arena, in->code, in->message);
-}
-
-static void
-put_cancelled(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body)
-{
-    (void)body;
-    put_broken(out, event, arena, muster_err_code(MUSTER_CANCELLED), NULL);
-}
-
-/* Events that are not here are not shown. */
-static const struct {
-    const struct muster_type *type;
-    void (*put)(struct muster_buf *out, const struct event *event, struct muster_arena *arena, const void *body);
-} shown[] = {{&job_chunk_type, put_chunk},         {&job_tool_use_type, put_tool_use},
-             {&job_queued_type, put_start},        {&job_retrying_type, put_retry},
-             {&job_completed_type, put_complete},  {&job_failed_type, put_failed},
-             {&job_cancelled_type, put_cancelled}, {&job_permission_type, put_permission},
-             {&job_notice_type, put_notice},       {NULL, NULL}};
-
-static void
-render(struct muster_buf *out, const struct event *event, struct muster_arena *arena, void *arg)
-{
-    void *body;
-    size_t i;
-
-    (void)arg;
-    for (i = 0; shown[i].type && strcmp(shown[i].type->wire, event->type) != 0; i++)
-        ;
-    if (shown[i].type == NULL)
-        return;
-    body = muster_arena_alloc(arena, shown[i].type->size);
-    if (muster_unpack(shown[i].type, event->body.data, event->body.size, arena, body, NULL) == MUSTER_OK)
-        shown[i].put(out, event, arena, body);
-}
-
 /* ---- following ---- */
 
-static void
-fail_cursor(struct http_request *request, muster_err err)
+static muster_err
+open_stream(struct http_request *request, const struct muster_id *id, const char *session_id)
 {
-    struct muster_store *store = http_house(request)->store;
-    char oldest[MUSTER_CURSOR_TEXT];
-    const char *details;
+    struct http_topic topic = {.job = *id};
 
-    if (err != MUSTER_CURSOR_EXPIRED) {
-        http_fail(request, err, "%s",
-                  err == MUSTER_INVALID_REQUEST ? "Last-Event-ID is not a cursor" : muster_err_text(err));
-        return;
-    }
-    muster_cursor_text(store, muster_log_oldest(store), oldest);
-    details = muster_arena_printf(http_arena(request), "{\"oldest\":\"%s\"}", oldest);
-    http_fail_details(request, err, details, "%s", muster_err_text(err));
+    /* The start event shows it; the text lives in the arena, as long as the stream. */
+    return http_stream_open(request, &topic, iris_render_stream, (void *)(uintptr_t)session_id);
 }
 
 static void
-follow(struct http_request *request, const struct muster_id *job, int64_t after)
+follow(struct http_request *request, const struct muster_id *id, const char *session_id, int64_t after)
 {
-    muster_err err = http_stream_open(request, job, render, NULL);
+    muster_err err = open_stream(request, id, session_id);
 
     if (err)
         http_fail(request, err, "%s", muster_err_text(err));
     else
         http_stream_run(request, "", 0, after);
+}
+
+static bool
+note_event(void *arg, const struct event *event)
+{
+    (void)event;
+    *(bool *)arg = true;
+    return false;
+}
+
+bool
+iris_has_more(struct http_request *request, const struct job *job, int64_t after)
+{
+    bool more = false;
+
+    if (!iris_is_final(job->state))
+        return true;
+    /* Its last event is on disk, or no longer: nothing will come. */
+    (void)muster_log_walk(http_house(request)->store, &job->id, after, note_event, &more);
+    return more;
+}
+
+/* Its events behind `after`; 0: all of them. */
+static void
+follow_known(struct http_request *request, const struct job *job, int64_t after)
+{
+    if (iris_has_more(request, job, after))
+        follow(request, &job->id, job->session_id, after);
+    else if (after > 0)
+        http_answer(request, 204, "", "", 0); /* tells EventSource to come back no more */
+    else
+        http_fail_cursor(request, MUSTER_CURSOR_EXPIRED, "after");
+}
+
+/* The same of a job whose record may not be there any more. */
+static void
+follow_job(struct http_request *request, const struct muster_id *id, int64_t after)
+{
+    struct job job = {.session_id = NULL};
+
+    (void)muster_store_get(http_house(request)->store, &job_type, id, http_arena(request), &job);
+    follow(request, id, job.session_id, after);
 }
 
 /* Streams of one key on one team that a lost event may have come from. */
@@ -211,7 +110,7 @@ go_on_after_loss(struct http_request *request, const char *cursor)
                           &suspects) ||
         suspects.count != 1)
         return false;
-    follow(request, &suspects.job, seq);
+    follow_job(request, &suspects.job, seq);
     return true;
 }
 
@@ -226,7 +125,7 @@ go_on(struct http_request *request, const char *cursor)
     if (err == MUSTER_CURSOR_EXPIRED && go_on_after_loss(request, cursor))
         return;
     if (err) {
-        fail_cursor(request, err);
+        http_fail_cursor(request, err, "Last-Event-ID");
         return;
     }
     if (muster_id_is_zero(&event.job) || strcmp(event.team, http_param(request, "team")) != 0) {
@@ -237,16 +136,31 @@ go_on(struct http_request *request, const char *cursor)
     if (row && row->final)
         http_answer(request, 204, "", "", 0); /* tells EventSource to come back no more */
     else
-        follow(request, &event.job, event.seq);
+        follow_job(request, &event.job, event.seq);
+}
+
+/* ---- submitting ---- */
+
+/* The message of an earlier request with the same Idempotency-Key, from its beginning. */
+static void
+follow_repeated(struct http_request *request, const struct muster_id *id)
+{
+    struct job job;
+    muster_err err = muster_store_get(http_house(request)->store, &job_type, id, http_arena(request), &job);
+
+    iris_mark_replayed(request);
+    if (err)
+        http_fail(request, err, "The message of this Idempotency-Key is no longer kept");
+    else
+        follow_known(request, &job, 0);
 }
 
 static void
-submit(struct http_request *request, const char *message, enum job_priority priority, const char *context)
+submit(struct http_request *request, const struct job *job)
 {
-    struct job job = iris_job(request, job_kind_STREAM, message, priority, context);
-    struct queue_submit queue_submit = {.job = &job};
+    struct queue_submit queue_submit = {.job = job};
     struct queue_accepted accepted;
-    muster_err err = http_stream_open(request, &job.id, render, NULL);
+    muster_err err = open_stream(request, &job->id, job->session_id);
 
     if (err) {
         http_fail(request, err, "%s", muster_err_text(err));
@@ -254,94 +168,109 @@ submit(struct http_request *request, const char *message, enum job_priority prio
     }
     err = http_ask(request, MUSTER_QUEUE, &queue_submit_type, &queue_submit, &queue_accepted_type, &accepted,
                    IRIS_HOP_MS);
-    if (err == MUSTER_OK) {
+    if (err == MUSTER_OK && !accepted.repeated) {
         http_stream_run(request, "", 0, -1);
         return;
     }
     http_stream_drop(request);
-    iris_submit_failed(request, err, &job);
+    if (err)
+        iris_submit_failed(request, err, job);
+    else
+        follow_repeated(request, &accepted.job);
+}
+
+/* `asked` is what the client sent, its priority filled in. */
+static void
+submit_asked(struct http_request *request, const struct iris_stream *asked, const char *key)
+{
+    struct iris_plan plan = {.kind = job_kind_STREAM,
+                             .team = muster_team_options(http_house(request)->options, http_param(request, "team")),
+                             .prompt = asked->message,
+                             .priority = asked->priority,
+                             .context = asked->context,
+                             .session_id = asked->sessionId,
+                             .key = key,
+                             .type = &iris_stream_type,
+                             .asked = asked};
+    struct muster_fault fault;
+    struct job job;
+
+    if (iris_plan_job(request, &plan, &job, &fault))
+        http_fail_field(request, fault.field, fault.message);
+    else
+        submit(request, &job);
 }
 
 void
 iris_handle_stream(struct http_request *request)
 {
-    const char *cursor = http_header(request, "Last-Event-ID");
+    const char *cursor = http_header(request, "Last-Event-ID"), *key;
     const struct iris_stream *in = http_body(request);
+    struct iris_stream asked = *in;
+    struct muster_fault fault;
 
-    if (cursor && *cursor)
+    asked.stream = NULL; /* given or not, it means the same */
+    if (!asked.priority)
+        asked.priority = job_priority_NORMAL;
+    if (in->stream && strcmp(in->stream, "true") != 0)
+        http_fail_field(request, "stream", "must be true; for an answer in one piece there is ask");
+    else if (cursor && *cursor)
         go_on(request, cursor);
-    else if (iris_check_context(request, in->context))
-        submit(request, in->message, in->priority, in->context);
+    else if (iris_idempotency_key(request, &key, &fault))
+        http_fail_field(request, fault.field, fault.message);
+    else
+        submit_asked(request, &asked, key);
 }
 
 void
 iris_handle_stream_get(struct http_request *request)
 {
     const char *cursor = http_header(request, "Last-Event-ID");
-    const char *message = http_query(request, "message");
     const char *priority = http_query(request, "priority");
-    int value = priority ? muster_enum_value(&job_priority_enum, priority) : 0;
+    struct iris_stream asked = {.message = http_query(request, "message"),
+                                .priority = job_priority_NORMAL,
+                                .sessionId = http_query(request, "sessionId")};
 
+    if (priority)
+        asked.priority = (enum job_priority)muster_enum_value(&job_priority_enum, priority);
     if (cursor && *cursor)
         go_on(request, cursor);
-    else if (message == NULL || *message == '\0')
-        iris_fail_field(request, "message", "must be the message, percent-encoded in the query");
-    else if (priority && value == 0)
-        iris_fail_field(request, "priority", "must be one of low, normal, high, critical");
+    else if (asked.message == NULL || *asked.message == '\0')
+        http_fail_field(request, "message", "must be the message, percent-encoded in the query");
+    else if (asked.priority == 0)
+        http_fail_field(request, "priority", "must be one of low, normal, high, critical");
     else
-        submit(request, message, (enum job_priority)value, NULL);
+        submit_asked(request, &asked, NULL);
 }
 
 /* ---- attaching ---- */
 
 static bool
-note_event(void *arg, const struct event *event)
-{
-    (void)event;
-    *(bool *)arg = true;
-    return false;
-}
-
-static bool
 read_cursor(struct http_request *request, int64_t *out_after)
 {
-    struct muster_store *store = http_house(request)->store;
     const char *cursor = http_header(request, "Last-Event-ID");
+    const char *name = "Last-Event-ID";
     muster_err err;
 
-    if (cursor == NULL || *cursor == '\0')
+    if (cursor == NULL || *cursor == '\0') {
         cursor = http_query(request, "after");
+        name = "after";
+    }
     *out_after = 0;
     if (cursor == NULL || *cursor == '\0')
         return true;
-    err = muster_cursor_parse(store, cursor, out_after);
-    if (err == MUSTER_OK && *out_after + 1 < muster_log_oldest(store))
-        err = MUSTER_CURSOR_EXPIRED;
+    err = http_cursor_parse(request, cursor, out_after);
     if (err)
-        fail_cursor(request, err);
+        http_fail_cursor(request, err, name);
     return err == MUSTER_OK;
 }
 
 void
 iris_handle_attach(struct http_request *request)
 {
-    bool more = false;
     struct job job;
     int64_t after;
 
-    if (!iris_find(request, &job) || !read_cursor(request, &after))
-        return;
-    if (iris_is_final(job.state)) {
-        /* Its last event is on disk, or no longer: nothing will come. */
-        (void)muster_log_walk(http_house(request)->store, &job.id, after, note_event, &more);
-        if (!more && after > 0) {
-            http_answer(request, 204, "", "", 0);
-            return;
-        }
-        if (!more) {
-            fail_cursor(request, MUSTER_CURSOR_EXPIRED);
-            return;
-        }
-    }
-    follow(request, &job.id, after);
+    if (iris_find(request, &job) && read_cursor(request, &after))
+        follow_known(request, &job, after);
 }

@@ -1,35 +1,12 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* iris: ask and execute.  Both are a queue.submit that goes through the rate limiter; an ask waits for the job's end on
- * the connection's thread, and the job goes on when nobody waits any more. */
+ * the connection's thread, and the job goes on when nobody waits any more.  A request that is sent again with its
+ * Idempotency-Key gets the job of the first one. */
 #include <string.h>
-#include <strings.h>
 
 #include "api/dialects/iris.h"
 
-/* ---- the job ---- */
-
-struct job
-iris_job(struct http_request *request, enum job_kind kind, const char *prompt, enum job_priority priority,
-         const char *context)
-{
-    const struct options *options = http_house(request)->options;
-    const struct team_options *team = muster_team_options(options, http_param(request, "team"));
-    int64_t now_ms = muster_clock_ms();
-
-    return (struct job){.id = muster_id_new(now_ms),
-                        .kind = kind,
-                        .team = team->name,
-                        .state = job_state_QUEUED,
-                        .priority = priority ? priority : job_priority_NORMAL,
-                        .prompt = prompt,
-                        .context = context,
-                        .from = http_key(request)->name,
-                        .key = http_key(request)->id,
-                        .trace = http_request_id(request),
-                        .created_ms = now_ms,
-                        .timeout_ms = team->turn_timeout,
-                        .max_attempts = options->queue->max_attempts};
-}
+/* ---- answers ---- */
 
 static void
 fail_pending(struct http_request *request, muster_err err, const struct job *job, const char *message)
@@ -56,13 +33,29 @@ iris_submit_failed(struct http_request *request, muster_err err, const struct jo
         http_fail_as_told(request, err);
 }
 
-bool
-iris_check_context(struct http_request *request, const char *context)
+void
+iris_mark_replayed(struct http_request *request)
 {
-    if (context == NULL || *context == '{')
-        return true;
-    iris_fail_field(request, "context", "must be an object");
-    return false;
+    http_add_header(request, "Idempotent-Replayed", "true");
+}
+
+void
+iris_answer_accepted(struct http_request *request, const struct job *job, const struct queue_accepted *accepted)
+{
+    struct muster_arena *arena = http_arena(request);
+    struct iris_accepted answer = {.jobId = iris_job_id(arena, &accepted->job),
+                                   .messageId = iris_message_id(arena, &accepted->job),
+                                   .team = job->team,
+                                   .status = "queued",
+                                   .estimatedCompletion = accepted->estimate_ms,
+                                   .position = accepted->position,
+                                   .sessionId = job->session_id};
+
+    if (!muster_id_is_zero(&job->retry_of))
+        answer.retryOf = iris_message_id(arena, &job->retry_of);
+    if (accepted->repeated)
+        iris_mark_replayed(request);
+    http_answer_type(request, 202, &iris_accepted_type, &answer);
 }
 
 /* ---- ask ---- */
@@ -79,6 +72,7 @@ answer_ask(struct http_request *request, const struct job *job)
                                  .response = job->result ? job->result : "",
                                  .duration = iris_duration(job),
                                  .timestamp = job->finished_ms,
+                                 .sessionId = job->session_id,
                                  .metadata = iris_metadata_of(arena, job)};
 
     if (problem)
@@ -104,147 +98,150 @@ await_answer(struct http_request *request, const struct job *job, int64_t timeou
         fail_pending(request, err, job, "The server stops; the message goes on, at its next start if need be");
 }
 
+/* It was asked before: what came of it, or where it is. */
+static void
+answer_repeated(struct http_request *request, const struct muster_id *id)
+{
+    struct job job;
+    muster_err err = muster_store_get(http_house(request)->store, &job_type, id, http_arena(request), &job);
+
+    iris_mark_replayed(request);
+    if (err)
+        http_fail(request, err, "The message of this Idempotency-Key is no longer kept");
+    else if (iris_is_final(job.state))
+        answer_ask(request, &job);
+    else
+        fail_pending(request, MUSTER_IDEMPOTENCY_IN_PROGRESS, &job,
+                     "The message of this Idempotency-Key has no answer yet; ask for it later");
+}
+
+static void
+submit_ask(struct http_request *request, const struct job *job, int64_t timeout_ms)
+{
+    struct queue_submit submit = {.job = job, .wait = true};
+    struct queue_accepted accepted;
+    /* Only what was accepted may be said to go on, so that comes first, however short the caller's patience. */
+    muster_err err =
+        http_ask(request, MUSTER_QUEUE, &queue_submit_type, &submit, &queue_accepted_type, &accepted, IRIS_HOP_MS);
+
+    if (err)
+        iris_submit_failed(request, err, job);
+    else if (accepted.repeated)
+        answer_repeated(request, &accepted.job);
+    else
+        await_answer(request, job, timeout_ms);
+}
+
+static muster_err
+plan_ask(struct http_request *request, const struct iris_ask *in, struct job *out_job, struct muster_fault *fault)
+{
+    const struct http_options *options = http_house(request)->options->http;
+    struct iris_ask asked = *in;
+    struct iris_plan plan = {.kind = job_kind_ASK,
+                             .team = muster_team_options(http_house(request)->options, http_param(request, "team")),
+                             .prompt = in->question,
+                             .priority = in->priority,
+                             .context = in->context,
+                             .session_id = in->sessionId,
+                             .type = &iris_ask_type,
+                             .asked = &asked};
+    muster_err err = iris_idempotency_key(request, &plan.key, fault);
+
+    if (!asked.priority)
+        asked.priority = job_priority_NORMAL;
+    if (!err)
+        err = iris_plan_job(request, &plan, out_job, fault);
+    if (!err && in->timeout > options->max_ask_timeout)
+        err = muster_fault_set(fault, "timeout", "must be at most %lld", (long long)options->max_ask_timeout);
+    return err;
+}
+
 void
 iris_handle_ask(struct http_request *request)
 {
-    const struct http_options *options = http_house(request)->options->http;
     const struct iris_ask *in = http_body(request);
-    int64_t timeout_ms = in->timeout ? in->timeout : options->ask_timeout;
-    struct job job = iris_job(request, job_kind_ASK, in->question, in->priority, in->context);
-    struct queue_submit submit = {.job = &job, .wait = true};
-    struct queue_accepted accepted;
-    muster_err err;
+    struct muster_fault fault;
+    struct job job;
 
-    if (!iris_check_context(request, in->context))
-        return;
-    if (timeout_ms > options->max_ask_timeout) {
-        iris_fail_field(
-            request, "timeout",
-            muster_arena_printf(http_arena(request), "must be at most %lld", (long long)options->max_ask_timeout));
+    if (plan_ask(request, in, &job, &fault)) {
+        http_fail_field(request, fault.field, fault.message);
         return;
     }
     if (!http_wait_begin(request)) {
         http_fail(request, MUSTER_OVERLOADED, "Too many asks wait for their answer; try again later, or execute");
         return;
     }
-    /* Only what was accepted may be said to go on, so that comes first, however short the caller's patience. */
-    err = http_ask(request, MUSTER_QUEUE, &queue_submit_type, &submit, &queue_accepted_type, &accepted, IRIS_HOP_MS);
-    if (err)
-        iris_submit_failed(request, err, &job);
-    else
-        await_answer(request, &job, timeout_ms);
+    submit_ask(request, &job, in->timeout ? in->timeout : http_house(request)->options->http->ask_timeout);
     http_wait_end(request);
 }
 
 /* ---- execute ---- */
 
-static bool
-is_url(const char *url)
+static muster_err
+plan_callback(struct http_request *request, const struct iris_callback *in, struct job *job, struct muster_fault *fault)
 {
-    const char *host = strncasecmp(url, "http://", 7) == 0    ? url + 7
-                       : strncasecmp(url, "https://", 8) == 0 ? url + 8
-                                                              : NULL;
-    const unsigned char *at;
+    struct job_callback *callback = muster_arena_alloc(http_arena(request), sizeof *callback);
+    uint8_t *secret = muster_arena_alloc(http_arena(request), MUSTER_WHSEC_BYTES);
+    size_t size;
 
-    if (host == NULL || strchr("/:?#@", *host))
-        return false;
-    for (at = (const unsigned char *)url; *at; at++)
-        if (*at <= ' ' || *at == 127)
-            return false;
-    return true;
+    *callback =
+        (struct job_callback){.url = in->url, .method = in->method ? in->method : "POST", .headers = in->headers};
+    if (strcmp(callback->method, "POST") != 0 && strcmp(callback->method, "PUT") != 0 &&
+        strcmp(callback->method, "PATCH") != 0)
+        return muster_fault_set(fault, "callback.method", "must be one of POST, PUT, PATCH");
+    if (in->secret && muster_whsec_parse(in->secret, secret, &size))
+        return muster_fault_set(fault, "callback.secret", "must be whsec_ and 24 to 64 bytes in base64");
+    if (in->secret)
+        callback->secret = (struct muster_bytes){secret, size};
+    job->callback = callback;
+    return MUSTER_OK;
 }
 
-static bool
-is_header_name(const char *text)
+static muster_err
+plan_execute(struct http_request *request, const struct iris_execute *in, struct job *out_job,
+             struct muster_fault *fault)
 {
-    static const char token[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~";
-    static const char *const ours[] = {"Host", "Content-Length", "Transfer-Encoding", "Connection", "Expect",
-                                       "TE",   "Trailer",        "Upgrade",           "Keep-Alive", "Proxy-Connection"};
-    size_t size = strlen(text), i;
+    struct iris_execute asked = *in;
+    struct iris_plan plan = {.kind = job_kind_EXECUTE,
+                             .team = muster_team_options(http_house(request)->options, http_param(request, "team")),
+                             .prompt = in->task,
+                             .priority = in->priority,
+                             .context = in->context,
+                             .session_id = in->sessionId,
+                             .type = &iris_execute_type,
+                             .asked = &asked};
+    muster_err err = iris_idempotency_key(request, &plan.key, fault);
 
-    for (i = 0; i < sizeof ours / sizeof *ours; i++)
-        if (strcasecmp(text, ours[i]) == 0)
-            return false;
-    return size >= 1 && size <= 128 && strspn(text, token) == size;
-}
-
-static bool
-is_header_value(const char *text)
-{
-    const unsigned char *at;
-
-    for (at = (const unsigned char *)text; *at; at++)
-        if ((*at < ' ' && *at != '\t') || *at == 127)
-            return false;
-    return strlen(text) <= 4096;
-}
-
-static bool
-check_callback(struct http_request *request, const struct iris_callback *in)
-{
-    size_t i;
-
-    if (!is_url(in->url)) {
-        iris_fail_field(request, "callback.url", "must be an http or https URL");
-        return false;
-    }
-    if (!http_may_call_back(request, in->url)) {
-        iris_fail_field(request, "callback.url",
-                        "must not be a loopback, private or link-local address unless webhooks.allow_private is set");
-        return false;
-    }
-    if (in->method && strcmp(in->method, "POST") != 0 && strcmp(in->method, "PUT") != 0 &&
-        strcmp(in->method, "PATCH") != 0) {
-        iris_fail_field(request, "callback.method", "must be one of POST, PUT, PATCH");
-        return false;
-    }
-    for (i = 0; i < in->headers.count; i++)
-        if (!is_header_name(in->headers.items[i].name) || !is_header_value(in->headers.items[i].value)) {
-            iris_fail_field(request, "callback.headers",
-                            "must be names and values of headers, without those that belong to the connection");
-            return false;
-        }
-    return true;
-}
-
-static void
-answer_execute(struct http_request *request, const struct job *job, const struct queue_accepted *accepted)
-{
-    struct muster_arena *arena = http_arena(request);
-    struct iris_accepted answer = {.jobId = iris_job_id(arena, &job->id),
-                                   .messageId = iris_message_id(arena, &job->id),
-                                   .team = job->team,
-                                   .status = "queued",
-                                   .estimatedCompletion = accepted->estimate_ms,
-                                   .position = accepted->position};
-
-    http_answer_type(request, 202, &iris_accepted_type, &answer);
+    if (!asked.priority)
+        asked.priority = job_priority_NORMAL;
+    if (!err)
+        err = iris_plan_job(request, &plan, out_job, fault);
+    if (!err)
+        err = iris_plan_times(request, in, out_job, fault);
+    if (!err && in->callback)
+        err = plan_callback(request, in->callback, out_job, fault);
+    return err;
 }
 
 void
 iris_handle_execute(struct http_request *request)
 {
     const struct iris_execute *in = http_body(request);
-    struct job job = iris_job(request, job_kind_EXECUTE, in->task, in->priority, in->context);
-    struct queue_submit submit = {.job = &job};
     struct queue_accepted accepted;
-    struct job_callback callback;
+    struct muster_fault fault;
+    struct job job;
+    struct queue_submit submit = {.job = &job};
     muster_err err;
 
-    if (!iris_check_context(request, in->context) || (in->callback && !check_callback(request, in->callback)))
+    if (in->callback && !http_check_receiver(request, "callback", in->callback->url, &in->callback->headers))
         return;
-    if (in->callback) {
-        callback = (struct job_callback){in->callback->url, in->callback->method ? in->callback->method : "POST",
-                                         in->callback->headers};
-        job.callback = &callback;
+    if (plan_execute(request, in, &job, &fault)) {
+        http_fail_field(request, fault.field, fault.message);
+        return;
     }
-    if (in->timeout && in->timeout < job.timeout_ms)
-        job.timeout_ms = in->timeout;
-    if (in->retry)
-        job.max_attempts = in->retry->maxAttempts;
     err = http_ask(request, MUSTER_QUEUE, &queue_submit_type, &submit, &queue_accepted_type, &accepted, IRIS_HOP_MS);
     if (err)
         iris_submit_failed(request, err, &job);
     else
-        answer_execute(request, &job, &accepted);
+        iris_answer_accepted(request, &job, &accepted);
 }

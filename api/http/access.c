@@ -5,26 +5,21 @@
 #include <strings.h>
 
 #include "api/http/gateway.h"
+#include "api/http/jwt.h"
 #include "schemas/muster_options.h"
 
-/* ---- the credential ---- */
+#define PROTOCOL_KEY "muster.key." /* a WebSocket subprotocol of that beginning is a credential */
 
-static const char *
-credential(struct http_request *request)
-{
-    const char *header = http_header(request, "Authorization");
+static const struct {
+    enum key_tier tier;
+    struct rate_limit rate;
+} tiers[] = {
+    {key_tier_STANDARD, {100, 60000, limit_algorithm_SLIDING_WINDOW}},
+    {key_tier_PREMIUM, {1000, 60000, limit_algorithm_SLIDING_WINDOW}},
+    {key_tier_ENTERPRISE, {0, 60000, limit_algorithm_SLIDING_WINDOW}},
+};
 
-    if (header && strncasecmp(header, "Bearer ", 7) == 0) {
-        header += 7;
-        return header + strspn(header, " ");
-    }
-    header = http_header(request, "X-Api-Key");
-    if (header)
-        return header;
-    if (request->entry->route->flags & HTTP_STREAM)
-        return http_query(request, "api_key");
-    return NULL;
-}
+/* ---- the key behind a credential ---- */
 
 static struct muster_strs
 copy_strs(struct muster_arena *arena, const struct muster_strs *strs)
@@ -37,26 +32,222 @@ copy_strs(struct muster_arena *arena, const struct muster_strs *strs)
     return (struct muster_strs){items, strs->count};
 }
 
+/* Its own rate, else that of its tier, else the default. */
+static struct rate_limit
+rate_of(const struct http_request *request, const struct key *key)
+{
+    const struct rate_options *rate = request->server->house.options->auth->rate_limit;
+    struct rate_limit limit = {rate->requests, rate->window, rate->algorithm};
+    size_t i;
+
+    if (key->rate_limit)
+        limit = *key->rate_limit;
+    for (i = 0; key->rate_limit == NULL && i < sizeof tiers / sizeof *tiers; i++)
+        if (tiers[i].tier == key->tier)
+            limit = tiers[i].rate;
+    if (limit.algorithm == limit_algorithm_NONE)
+        limit.algorithm = limit_algorithm_SLIDING_WINDOW;
+    return limit;
+}
+
 static void
 take_key(struct http_request *request, const struct key *key)
 {
     struct muster_arena *arena = request->thread->arena;
-    const struct rate_options *rate = request->server->house.options->auth->rate_limit;
 
     request->has_key = true;
-    request->key.id = key->id;
-    request->key.name = muster_arena_str(arena, key->name, strlen(key->name));
-    request->key.scopes = copy_strs(arena, &key->scopes);
-    request->key.teams = copy_strs(arena, &key->teams);
-    request->key.created_ms = key->created_ms;
-    request->key.expires_ms = key->expires_ms;
-    request->key.configured = key->configured;
-    if (key->rate_limit)
-        request->limit = *key->rate_limit;
-    else
-        request->limit = (struct rate_limit){rate->requests, rate->window, rate->algorithm};
-    if (request->limit.algorithm == limit_algorithm_NONE)
-        request->limit.algorithm = limit_algorithm_SLIDING_WINDOW;
+    request->key = (struct key){.id = key->id,
+                                .name = muster_arena_str(arena, key->name, strlen(key->name)),
+                                .scopes = copy_strs(arena, &key->scopes),
+                                .teams = copy_strs(arena, &key->teams),
+                                .created_ms = key->created_ms,
+                                .expires_ms = key->expires_ms,
+                                .configured = key->configured,
+                                .tier = key->tier};
+    if (key->speaks_for && key->speaks_for[0])
+        request->key.speaks_for = muster_arena_str(arena, key->speaks_for, strlen(key->speaks_for));
+    request->limit = rate_of(request, key);
+}
+
+/* `name`: of a user, who must be the key's; NULL or empty: it is not said. */
+static muster_err
+login_secret(struct http_request *request, const char *secret, const char *name, const char **out_reason)
+{
+    struct muster_notice *notice = muster_board_take(request->server->house.bus, MUSTER_KEYS_BOARD);
+    const struct key *key = NULL;
+    uint8_t digest[MUSTER_DIGEST];
+    muster_err err = MUSTER_UNAUTHORIZED;
+
+    *out_reason = "Invalid API key";
+    muster_sha256(secret, strlen(secret), digest);
+    if (notice)
+        err = muster_keys_check_digest(muster_notice_object(notice), digest, muster_clock_ms(), &key, out_reason);
+    if (err == MUSTER_OK && name && *name && strcmp(name, key->name) != 0) {
+        *out_reason = "The user name must be the name of the key, or empty";
+        err = MUSTER_UNAUTHORIZED;
+    }
+    if (err == MUSTER_OK) {
+        take_key(request, key);
+        request->by_token = false;
+        memcpy(request->credential, digest, sizeof digest);
+    }
+    muster_notice_release(&notice);
+    return err;
+}
+
+static muster_err
+login_token(struct http_request *request, const char *token, const char **out_reason)
+{
+    struct key key;
+    muster_err err =
+        http_jwt_check(request->server->jwt, token, muster_clock_ms(), request->thread->arena, &key, out_reason);
+
+    if (err)
+        return err;
+    take_key(request, &key);
+    request->by_token = true;
+    return MUSTER_OK;
+}
+
+/* ---- the kinds of credentials ---- */
+
+static bool
+takes(const struct http_request *request, const char *kind)
+{
+    const struct muster_strs *kinds = &request->server->house.options->auth->type;
+    size_t i;
+
+    for (i = 0; i < kinds->count; i++)
+        if (strcmp(kinds->items[i], kind) == 0)
+            return true;
+    return false;
+}
+
+static bool
+takes_tokens(const struct http_request *request)
+{
+    return request->server->jwt && takes(request, "jwt");
+}
+
+static muster_err
+not_taken(struct http_request *request, const char *what, const char **out_reason)
+{
+    struct muster_buf kinds = {0};
+
+    if (takes(request, "bearer"))
+        muster_buf_str(&kinds, "a key as Bearer token");
+    if (takes_tokens(request))
+        muster_buf_printf(&kinds, "%sa JSON Web Token as Bearer token", kinds.size ? " or " : "");
+    if (takes(request, "basic"))
+        muster_buf_printf(&kinds, "%sa key as the password of Basic", kinds.size ? " or " : "");
+    *out_reason = muster_arena_printf(request->thread->arena, "%s not taken here; send %s in the Authorization header",
+                                      what, kinds.size ? kinds.data : "nothing");
+    muster_buf_free(&kinds);
+    return MUSTER_UNAUTHORIZED;
+}
+
+/* A key may look like a token when it was configured so; then it is a key. */
+static muster_err
+login_bearer(struct http_request *request, const char *text, const char **out_reason)
+{
+    bool is_token = http_jwt_is_token(text);
+    muster_err err = MUSTER_UNAUTHORIZED;
+
+    if (takes(request, "bearer"))
+        err = login_secret(request, text, NULL, out_reason);
+    else if (!is_token)
+        return not_taken(request, "Bearer keys are", out_reason);
+    if (err == MUSTER_OK || !is_token)
+        return err;
+    return takes_tokens(request) ? login_token(request, text, out_reason)
+                                 : not_taken(request, "JSON Web Tokens are", out_reason);
+}
+
+/* A browser adds Basic credentials that it remembers by itself, also for a page of somebody else. */
+static bool
+is_of_foreign_page(const struct http_request *request)
+{
+    const char *origin = http_header(request, "Origin"), *host = http_header(request, "Host");
+    const char *name = origin ? strstr(origin, "://") : NULL;
+
+    return origin && (name == NULL || host == NULL || strcasecmp(name + 3, host) != 0);
+}
+
+static muster_err
+login_basic(struct http_request *request, const char *text, const char **out_reason)
+{
+    size_t room = strlen(text), size;
+    char *pair, *colon;
+
+    if (!takes(request, "basic"))
+        return not_taken(request, "Basic credentials are", out_reason);
+    if (is_of_foreign_page(request)) {
+        *out_reason = "Basic credentials are not taken from a page of another origin; send the key as Bearer token";
+        return MUSTER_UNAUTHORIZED;
+    }
+    pair = muster_arena_alloc(request->thread->arena, room + 1);
+    colon = muster_unbase64(text, pair, room, &size) ? NULL : memchr(pair, ':', size);
+    if (colon == NULL || memchr(pair, '\0', size)) {
+        *out_reason = "Basic must be followed by the base64 of a user name, a colon and the key";
+        return MUSTER_UNAUTHORIZED;
+    }
+    pair[size] = '\0';
+    *colon = '\0';
+    return login_secret(request, colon + 1, pair, out_reason);
+}
+
+/* What follows a scheme and spaces; NULL: it is another scheme. */
+static const char *
+behind(const char *text, const char *scheme)
+{
+    size_t size = strlen(scheme);
+
+    if (strncasecmp(text, scheme, size) != 0 || (text[size] != ' ' && text[size] != '\0'))
+        return NULL;
+    return text + size + strspn(text + size, " ");
+}
+
+muster_err
+http_login(struct http_request *request, const char *authorization, const char **out_reason)
+{
+    const char *basic = behind(authorization, "Basic"), *bearer = behind(authorization, "Bearer");
+
+    if (basic)
+        return login_basic(request, basic, out_reason);
+    return login_bearer(request, bearer ? bearer : authorization, out_reason);
+}
+
+/* ---- where it stands ---- */
+
+/* Of a list of subprotocols; NULL: there is none. */
+static const char *
+protocol_key(struct http_request *request, const char *protocols)
+{
+    const char *item, *end;
+
+    for (item = protocols; item && *item; item = *end ? end + 1 : end) {
+        item += strspn(item, " \t");
+        end = item + strcspn(item, ",");
+        if (strncmp(item, PROTOCOL_KEY, sizeof PROTOCOL_KEY - 1) == 0) {
+            item += sizeof PROTOCOL_KEY - 1;
+            return muster_arena_str(request->thread->arena, item, strcspn(item, ", \t"));
+        }
+    }
+    return NULL;
+}
+
+/* A key or token that stands anywhere but in the Authorization header; NULL: there is none. */
+static const char *
+other_credential(struct http_request *request)
+{
+    unsigned flags = request->entry->route->flags;
+    const char *text = http_header(request, "X-Api-Key");
+
+    if (text == NULL && (flags & (HTTP_STREAM | HTTP_SOCKET)))
+        text = http_query(request, "api_key");
+    if (text == NULL && (flags & HTTP_SOCKET))
+        text = protocol_key(request, http_header(request, "Sec-WebSocket-Protocol"));
+    return text;
 }
 
 static bool
@@ -67,26 +258,73 @@ unauthorized(struct http_request *request, const char *reason)
 }
 
 static bool
-authenticate(struct http_request *request)
+no_credential(struct http_request *request)
 {
-    const char *secret = credential(request), *reason = "Invalid API key";
-    struct muster_notice *notice;
-    const struct key *key = NULL;
-    muster_err err = MUSTER_UNAUTHORIZED;
-
-    if ((secret == NULL || *secret == '\0') && http_query(request, "api_key") &&
-        (request->entry->route->flags & HTTP_STREAM) == 0)
+    if (http_query(request, "api_key") && (request->entry->route->flags & (HTTP_STREAM | HTTP_SOCKET)) == 0)
         return unauthorized(request, "?api_key= is taken on stream routes only; send the key in the Authorization "
                                      "header");
-    if (secret == NULL || *secret == '\0')
-        return unauthorized(request, "Missing or invalid Authorization header");
-    notice = muster_board_take(request->server->house.bus, MUSTER_KEYS_BOARD);
-    if (notice)
-        err = muster_keys_check(muster_notice_object(notice), secret, muster_clock_ms(), &key, &reason);
-    if (err == MUSTER_OK)
-        take_key(request, key);
-    muster_notice_release(&notice);
+    return unauthorized(request, "Missing or invalid Authorization header");
+}
+
+/* Bearer goes before the other places, and they before Basic, which may be meant for a proxy in front. */
+static bool
+authenticate(struct http_request *request, const char *header, const char *other)
+{
+    const char *bearer = header ? behind(header, "Bearer") : NULL, *basic = header ? behind(header, "Basic") : NULL;
+    const char *reason = "";
+    muster_err err;
+
+    if (bearer && *bearer)
+        err = login_bearer(request, bearer, &reason);
+    else if (other && *other)
+        err = login_bearer(request, other, &reason);
+    else if (basic && *basic)
+        err = login_basic(request, basic, &reason);
+    else
+        return no_credential(request);
     return err == MUSTER_OK || unauthorized(request, reason);
+}
+
+muster_err
+http_auth_probe(const struct auth_options *options, char *problem, size_t size)
+{
+    struct http_jwt *jwt = NULL;
+    muster_err err = http_jwt_open(options->jwt, &jwt, problem, size);
+
+    http_jwt_close(&jwt);
+    return err;
+}
+
+void
+http_challenge(const struct http_request *request, struct muster_buf *out)
+{
+    if (takes(request, "bearer") || takes_tokens(request))
+        muster_buf_str(out, "WWW-Authenticate: Bearer realm=\"muster\"\r\n");
+    if (takes(request, "basic"))
+        muster_buf_str(out, "WWW-Authenticate: Basic realm=\"muster\", charset=\"UTF-8\"\r\n");
+}
+
+bool
+http_key_is_good(const struct http_request *request)
+{
+    int64_t now_ms = muster_clock_ms();
+    struct muster_notice *notice;
+    const struct key *key;
+    const char *reason;
+    bool good;
+
+    if (!request->has_key)
+        return true;
+    if (request->by_token)
+        return now_ms < request->key.expires_ms;
+    notice = muster_board_take(request->server->house.bus, MUSTER_KEYS_BOARD);
+    if (notice == NULL)
+        return true; /* being republished: the next time will tell */
+    good = muster_keys_check_digest(muster_notice_object(notice), request->credential, now_ms, &key, &reason) ==
+               MUSTER_OK &&
+           muster_id_equal(&key->id, &request->key.id);
+    muster_notice_release(&notice);
+    return good;
 }
 
 /* ---- what the credential allows ---- */
@@ -123,8 +361,8 @@ forbidden(struct http_request *request, const char *missing)
     return false;
 }
 
-static bool
-has_scopes(struct http_request *request)
+bool
+http_has_scopes(struct http_request *request, const char **out_missing)
 {
     struct muster_arena *arena = request->thread->arena;
     const char *word, *end, *scope, *missing = NULL;
@@ -135,7 +373,17 @@ has_scopes(struct http_request *request)
         if (!muster_scope_grants(&request->key.scopes, scope))
             missing = missing ? muster_arena_printf(arena, "%s, %s", missing, scope) : scope;
     }
-    return missing == NULL || forbidden(request, missing);
+    if (missing)
+        *out_missing = missing;
+    return missing == NULL;
+}
+
+static bool
+has_scopes(struct http_request *request)
+{
+    const char *missing;
+
+    return http_has_scopes(request, &missing) || forbidden(request, missing);
 }
 
 /* Names the teams there are, as far as this key may see them. */
@@ -171,8 +419,14 @@ bool
 http_access(struct http_request *request)
 {
     unsigned flags = request->entry->route->flags;
+    const char *header, *other;
 
     if (flags & HTTP_OPEN)
         return true;
-    return authenticate(request) && has_scopes(request) && ((flags & HTTP_TEAM) == 0 || has_team(request));
+    header = http_header(request, "Authorization");
+    other = other_credential(request);
+    if (header == NULL && other == NULL && (flags & HTTP_SOCKET))
+        return true; /* it is to say who it is in its first message; what the route needs is checked then */
+    return authenticate(request, header, other) && has_scopes(request) &&
+           ((flags & HTTP_TEAM) == 0 || has_team(request));
 }

@@ -19,6 +19,7 @@ phrase(int status)
         int status;
         const char *text;
     } rows[] = {
+        {101, "Switching Protocols"},
         {200, "OK"},
         {201, "Created"},
         {202, "Accepted"},
@@ -33,6 +34,8 @@ phrase(int status)
         {410, "Gone"},
         {413, "Content Too Large"},
         {415, "Unsupported Media Type"},
+        {422, "Unprocessable Content"},
+        {426, "Upgrade Required"},
         {429, "Too Many Requests"},
         {431, "Request Header Fields Too Large"},
         {500, "Internal Server Error"},
@@ -65,7 +68,7 @@ date_text(char out[32])
 }
 
 static void
-head_rate(const struct http_request *request, struct muster_buf *out)
+head_rate(const struct http_request *request, struct muster_buf *out, int status)
 {
     const struct muster_principal *rate = &request->rate;
     int64_t wait_s = rate->rate_reset_s - muster_clock_ms() / 1000;
@@ -75,6 +78,8 @@ head_rate(const struct http_request *request, struct muster_buf *out)
         return;
     if (wait_s > rate->rate_window_s) /* both ends were rounded to seconds */
         wait_s = rate->rate_window_s;
+    if (status == 429 && request->told.retry_after_s > 0 && wait_s > request->told.retry_after_s)
+        wait_s = request->told.retry_after_s; /* Retry-After must not be earlier */
     muster_buf_printf(out, "X-RateLimit-Limit: %lld\r\nX-RateLimit-Remaining: %lld\r\nX-RateLimit-Reset: %lld\r\n",
                       (long long)rate->rate_limit, (long long)left, (long long)rate->rate_reset_s);
     muster_buf_printf(out, "RateLimit-Policy: \"default\";q=%lld;w=%lld\r\nRateLimit: \"default\";r=%lld;t=%lld\r\n",
@@ -87,21 +92,19 @@ head_retry(const struct http_request *request, struct muster_buf *out, int statu
 {
     int64_t wait_s = request->told.retry_after_s;
 
-    if (status != 429 && status != 503 && status != 507)
+    if (status != 429 && status != 503 && status != 507 && (status != 409 || wait_s <= 0))
         return;
     if (wait_s <= 0 && status == 429 && request->rate.rate_limit > 0)
         wait_s = request->rate.rate_reset_s - muster_clock_ms() / 1000;
     muster_buf_printf(out, "Retry-After: %lld\r\n", (long long)(wait_s > 0 ? wait_s : HTTP_RETRY_AFTER_S));
 }
 
-void
-http_head(struct http_request *request, struct muster_buf *out, int status, const char *content_type, int64_t size)
+/* What the body is. */
+static void
+head_body(struct muster_buf *out, int status, const char *content_type, int64_t size)
 {
-    char date[32];
-
-    date_text(date);
-    muster_buf_printf(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\nX-Request-Id: %s\r\n", status,
-                      phrase(status), date, request->keep_alive ? "keep-alive" : "close", request->id);
+    if (status == 101)
+        return;
     if (status != 204)
         muster_buf_printf(out, "Content-Type: %s\r\n", content_type);
     if (size >= 0 && status != 204)
@@ -110,13 +113,36 @@ http_head(struct http_request *request, struct muster_buf *out, int status, cons
         muster_buf_str(out, "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n");
     else
         muster_buf_str(out, "X-Content-Type-Options: nosniff\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n");
+}
+
+void
+http_head(struct http_request *request, struct muster_buf *out, int status, const char *content_type, int64_t size)
+{
+    const char *connection = request->keep_alive ? "keep-alive" : "close";
+    char date[32];
+    size_t i;
+
+    date_text(date);
+    muster_buf_printf(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\nX-Request-Id: %s\r\n", status,
+                      phrase(status), date, status == 101 ? "Upgrade" : connection, request->id);
+    head_body(out, status, content_type, size);
     if (status == 401)
-        muster_buf_str(out, "WWW-Authenticate: Bearer\r\n");
+        http_challenge(request, out);
     if (status == 405 && request->allow)
         muster_buf_printf(out, "Allow: %s\r\n", request->allow);
-    head_rate(request, out);
+    for (i = 0; i < request->header_count; i++)
+        muster_buf_printf(out, "%s: %s\r\n", request->headers[i].name, request->headers[i].value);
+    head_rate(request, out, status);
     head_retry(request, out, status);
     muster_buf_str(out, "\r\n");
+}
+
+void
+http_add_header(struct http_request *request, const char *name, const char *value)
+{
+    MUSTER_ASSERT(request->header_count < HTTP_HEADERS);
+    MUSTER_ASSERT(strpbrk(value, "\r\n") == NULL);
+    request->headers[request->header_count++] = (struct http_field){name, value};
 }
 
 void
@@ -185,18 +211,31 @@ count_refusal(struct http_request *request, muster_err err)
 }
 
 static void
-fail(struct http_request *request, muster_err err, const char *details, const char *format, va_list args)
+fail_text(struct http_request *request, int status, muster_err err, const char *details, const char *message)
 {
     struct muster_buf *text = &request->thread->text;
+
+    if (!count_refusal(request, err))
+        return;
+    muster_buf_clear(text);
+    request->dialect->render_error(text, err, message, details, muster_clock_ms());
+    http_answer(request, status, "application/json", text->data, text->size);
+}
+
+static void
+fail(struct http_request *request, muster_err err, const char *details, const char *format, va_list args)
+{
     struct muster_buf message = {0};
 
     muster_buf_vprintf(&message, format, args);
-    if (count_refusal(request, err)) {
-        muster_buf_clear(text);
-        request->dialect->render_error(text, err, message.data ? message.data : "", details, muster_clock_ms());
-        http_answer(request, muster_err_http(err), "application/json", text->data, text->size);
-    }
+    fail_text(request, muster_err_http(err), err, details, message.data ? message.data : "");
     muster_buf_free(&message);
+}
+
+void
+http_fail_status(struct http_request *request, int status, muster_err err, const char *message)
+{
+    fail_text(request, status, err, NULL, message);
 }
 
 void
@@ -228,4 +267,18 @@ http_error_lift(struct muster_buf *out, muster_err err, const char *details)
     out->size--; /* the brace at the end */
     muster_buf_str(out, ",");
     muster_buf_str(out, details + 1);
+}
+
+void
+http_fail_field(struct http_request *request, const char *field, const char *expected)
+{
+    struct muster_buf details = {0};
+
+    muster_buf_str(&details, "{\"field\":");
+    muster_json_quote(&details, field, strlen(field));
+    muster_buf_str(&details, ",\"expected\":");
+    muster_json_quote(&details, expected, strlen(expected));
+    muster_buf_str(&details, "}");
+    http_fail_details(request, MUSTER_INVALID_REQUEST, details.data, "%s%s%s", field, *field ? ": " : "", expected);
+    muster_buf_free(&details);
 }

@@ -39,6 +39,17 @@ fail_rate_limited(struct http_request *request)
     muster_buf_free(&details);
 }
 
+const char *
+http_told(const struct http_request *request, muster_err err, int64_t *out_retry_after_s)
+{
+    int64_t wait_s = request->told.retry_after_s;
+
+    if (wait_s <= 0 && err == MUSTER_RATE_LIMITED && request->rate.rate_limit > 0)
+        wait_s = request->rate.rate_reset_s - muster_clock_ms() / 1000;
+    *out_retry_after_s = wait_s > 0 ? wait_s : 0;
+    return request->told.message ? request->told.message : muster_err_text(err);
+}
+
 void
 http_fail_as_told(struct http_request *request, muster_err err)
 {
@@ -257,6 +268,14 @@ http_count(struct http_request *request)
         return true;
     http_fail_as_told(request, err == MUSTER_TIMEOUT ? MUSTER_OVERLOADED : err);
     return false;
+}
+
+muster_err
+http_count_message(struct http_request *request)
+{
+    muster_err err = count(request);
+
+    return err == MUSTER_TIMEOUT ? tell_plain(request, MUSTER_OVERLOADED) : err;
 }
 
 bool

@@ -2,7 +2,9 @@
 /* Routes that belong to no dialect: health, metrics, keys.  Handlers run on the connection's thread. */
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
+#include "api/data_file.h"
 #include "api/http/gateway.h"
 #include "schemas/muster_options.h"
 
@@ -26,10 +28,13 @@
 #include "api/http/http.def"
 #include "schemas/pass_end.h"
 
+#define OVERLAP_MAX_MS INT64_C(31536000000) /* of the row auth.rotate */
+
 enum { METRICS_MS = 2000 };
 
-static void
-render_error(struct muster_buf *out, muster_err err, const char *message, const char *details, int64_t now_ms)
+void
+http_render_plain_error(struct muster_buf *out, muster_err err, const char *message, const char *details,
+                        int64_t now_ms)
 {
     struct plain_error error = {.error = muster_err_text(err),
                                 .code = muster_err_code(err),
@@ -92,33 +97,13 @@ handle_metrics(struct http_request *request)
 
 /* ---- keys ---- */
 
-static void
-fail_field(struct http_request *request, const char *field, const char *expected)
-{
-    const char *details =
-        muster_arena_printf(http_arena(request), "{\"field\":\"%s\",\"expected\":\"%s\"}", field, expected);
-
-    http_fail_details(request, MUSTER_INVALID_REQUEST, details, "%s: %s", field, expected);
-}
-
-/* A JSON string without its quotes, or a number as it is. */
-static const char *
-bare(struct http_request *request, const char *json)
-{
-    size_t size = strlen(json);
-
-    if (size >= 2 && json[0] == '"')
-        return muster_arena_str(http_arena(request), json + 1, size - 2);
-    return json;
-}
-
 static bool
 read_rate(struct http_request *request, const struct key_rate *in, struct rate_limit *out)
 {
     int64_t window_ms;
 
-    if (muster_duration_parse(bare(request, in->window), &window_ms) || window_ms < 1 || window_ms > 86400000) {
-        fail_field(request, "rateLimit.window", "must be milliseconds or a text such as 1m, at most one day");
+    if (muster_duration_parse(http_bare(request, in->window), &window_ms) || window_ms < 1 || window_ms > 86400000) {
+        http_fail_field(request, "rateLimit.window", "must be milliseconds or a text such as 1m, at most one day");
         return false;
     }
     *out = (struct rate_limit){in->requests, window_ms, limit_algorithm_SLIDING_WINDOW};
@@ -130,24 +115,48 @@ read_create(struct http_request *request, const struct key_create *in, struct ra
 {
     size_t i;
 
-    *out = (struct auth_create){.name = in->name, .scopes = in->scopes, .teams = in->teams};
+    *out = (struct auth_create){
+        .name = in->name, .scopes = in->scopes, .teams = in->teams, .tier = in->tier, .speaks_for = in->speaksFor};
     for (i = 0; i < in->scopes.count; i++)
         if (!muster_scope_known(in->scopes.items[i])) {
-            fail_field(request, "scopes", "must be known scopes, see muster describe scopes");
+            http_fail_field(request, "scopes", "must be known scopes, see muster describe scopes");
             return false;
         }
-    if (in->expiresAt && (http_time_parse(bare(request, in->expiresAt), &out->expires_ms) || out->expires_ms <= 0)) {
-        fail_field(request, "expiresAt", "must be unix milliseconds or an ISO 8601 time");
+    if (in->expiresAt &&
+        (http_time_parse(http_bare(request, in->expiresAt), &out->expires_ms) || out->expires_ms <= 0)) {
+        http_fail_field(request, "expiresAt", "must be unix milliseconds or an ISO 8601 time");
         return false;
     }
     if (in->expiresAt && out->expires_ms <= muster_clock_ms()) {
-        fail_field(request, "expiresAt", "must be in the future");
+        http_fail_field(request, "expiresAt", "must be in the future");
         return false;
     }
     if (in->rateLimit == NULL)
         return true;
     out->rate_limit = rate;
     return read_rate(request, in->rateLimit, rate);
+}
+
+/* Whoever makes and rotates keys may use all teams through them, so a key that is kept to some may not.  False:
+ * answered.
+ */
+bool
+http_may_manage(struct http_request *request)
+{
+    if (http_key(request)->teams.count == 0)
+        return true;
+    http_fail(request, MUSTER_FORBIDDEN, "A key that may use some teams only may not do this");
+    return false;
+}
+
+/* Names are not longer than that.  True: answered. */
+static bool
+no_such_key(struct http_request *request, const char *key)
+{
+    if (strlen(key) <= 64)
+        return false;
+    http_fail(request, MUSTER_NOT_FOUND, "There is no such key");
+    return true;
 }
 
 static void
@@ -160,7 +169,7 @@ handle_key_create(struct http_request *request)
     struct key_created answer;
     muster_err err;
 
-    if (!read_create(request, in, &rate, &create))
+    if (!http_may_manage(request) || !read_create(request, in, &rate, &create))
         return;
     err = http_ask(request, MUSTER_AUTH, &auth_create_type, &create, &auth_created_type, &created, HTTP_HOP_MS);
     if (err) {
@@ -171,8 +180,60 @@ handle_key_create(struct http_request *request)
     http_answer_type(request, 201, &key_created_type, &answer);
 }
 
+/* Is it the key of the data folder's admin.key, which follows it? */
+static bool
+is_in_file(const struct muster_house *house, const char *name_or_id)
+{
+    struct muster_notice *notice = muster_board_take(house->bus, MUSTER_KEYS_BOARD);
+    const struct key *key;
+    char id[MUSTER_ID_TEXT];
+    bool found = false;
+    size_t i;
+
+    for (i = 0; notice && !found && (key = muster_keys_at(muster_notice_object(notice), i)) != NULL; i++) {
+        muster_id_text(&key->id, id);
+        found = (strcmp(key->name, name_or_id) == 0 || strcasecmp(id, name_or_id) == 0) &&
+                data_file_has_key(house->options->data, muster_notice_object(notice), &key->id, muster_clock_ms());
+    }
+    muster_notice_release(&notice);
+    return found;
+}
+
 static void
-show_key(struct muster_arena *arena, const struct key *key, struct key_shown *out)
+handle_key_rotate(struct http_request *request)
+{
+    const struct key_rotate *in = http_body(request);
+    struct auth_rotate rotate = {.key = http_param(request, "key")};
+    struct auth_rotated rotated;
+    struct key_rotated answer;
+    bool in_file;
+    muster_err err;
+
+    if (!http_may_manage(request))
+        return;
+    if (in->overlap && (muster_duration_parse(http_bare(request, in->overlap), &rotate.overlap_ms) ||
+                        rotate.overlap_ms < 0 || rotate.overlap_ms > OVERLAP_MAX_MS)) {
+        http_fail_field(request, "overlap", "must be milliseconds or a text such as 1h, at most 365 days");
+        return;
+    }
+    if (no_such_key(request, rotate.key))
+        return;
+    in_file = is_in_file(http_house(request), rotate.key);
+    err = http_ask(request, MUSTER_AUTH, &auth_rotate_type, &rotate, &auth_rotated_type, &rotated, HTTP_HOP_MS);
+    if (err) {
+        http_fail_as_told(request, err);
+        return;
+    }
+    if (in_file && data_file_write(http_house(request)->options->data, DATA_FILE_ADMIN_KEY, rotated.key))
+        muster_journal_say(http_house(request)->journal, WARNING, "admin-key-stale",
+                           "The data folder's admin.key could not be written; put the new key into it.",
+                           MUSTER_SAY_TEXT("name", rotated.name));
+    answer = (struct key_rotated){rotated.id, rotated.name, rotated.key, rotated.old_until_ms};
+    http_answer_type(request, 200, &key_rotated_type, &answer);
+}
+
+static void
+show_key(struct muster_arena *arena, const struct key *key, int64_t now_ms, struct key_shown *out)
 {
     struct key_limit *limit = NULL;
 
@@ -188,7 +249,11 @@ show_key(struct muster_arena *arena, const struct key *key, struct key_shown *ou
                               .createdAt = key->created_ms,
                               .expiresAt = key->expires_ms,
                               .revokedAt = key->revoked_ms,
-                              .configured = key->configured};
+                              .configured = key->configured,
+                              .tier = key->tier,
+                              .speaksFor = key->speaks_for,
+                              .oldUntil = key->old_until_ms > now_ms ? key->old_until_ms : 0,
+                              .expired = key->expires_ms != 0 && key->expires_ms <= now_ms};
 }
 
 static void
@@ -202,7 +267,7 @@ handle_key_list(struct http_request *request)
     struct muster_buf text = {0};
 
     for (i = 0; i < count; i++)
-        show_key(http_arena(request), muster_keys_at(keys, i), &items[i]);
+        show_key(http_arena(request), muster_keys_at(keys, i), muster_clock_ms(), &items[i]);
     muster_json_encode(&key_list_type, &list, &text);
     muster_notice_release(&notice);
     http_answer(request, 200, "application/json", text.data, text.size);
@@ -217,10 +282,8 @@ handle_key_revoke(struct http_request *request)
     struct key_revoked answer;
     muster_err err;
 
-    if (strlen(revoke.key) > 64) {
-        http_fail(request, MUSTER_NOT_FOUND, "There is no such key");
+    if (!http_may_manage(request) || no_such_key(request, revoke.key))
         return;
-    }
     err = http_ask(request, MUSTER_AUTH, &auth_revoke_type, &revoke, &auth_revoked_type, &revoked, HTTP_HOP_MS);
     if (err) {
         http_fail_as_told(request, err);
@@ -236,12 +299,14 @@ static const struct http_route routes[] = {
      "Counters for Prometheus; no names of keys, no texts."},
     {"POST", "/api/v1/keys", "admin:*", 1, &key_create_type, 0, handle_key_create, "Make an API key; shown this once."},
     {"GET", "/api/v1/keys", "admin:*", 1, NULL, 0, handle_key_list, "All API keys, without their secrets."},
+    {"POST", "/api/v1/keys/{key}/rotate", "admin:*", 1, &key_rotate_type, 0, handle_key_rotate,
+     "Give a key a new text, by its id or name; shown this once."},
     {"DELETE", "/api/v1/keys/{key}", "admin:*", 1, NULL, 0, handle_key_revoke, "Revoke a key by its id or name."},
     {NULL, NULL, NULL, 0, NULL, 0, NULL, NULL}};
 
-static const struct muster_type *const requests[] = {&key_create_type, NULL};
-static const struct muster_type *const answers[] = {&health_type,      &key_created_type, &key_list_type,
-                                                    &key_revoked_type, &plain_error_type, NULL};
+static const struct muster_type *const requests[] = {&key_create_type, &key_rotate_type, NULL};
+static const struct muster_type *const answers[] = {
+    &health_type, &key_created_type, &key_rotated_type, &key_list_type, &key_revoked_type, &plain_error_type, NULL};
 static const struct http_bodies bodies[] = {{"requests", requests}, {"answers", answers}, {NULL, NULL}};
 
-const struct http_dialect http_common = {"common", routes, render_error, bodies};
+const struct http_dialect http_common = {"common", routes, http_render_plain_error, bodies};

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* Finds the descriptor of a connection, which civetweb does not tell.  The connection's thread.
+/* Finds the descriptor of a connection, and whether civetweb has read more than the head of a request; it tells
+ * neither. The connection's thread.
  *
  * A TCP connection is named by its two addresses, so the descriptor with ours is ours.  It is looked for once a
  * connection, from the newest one down, and kept in the connection's user data, which civetweb clears with it.  It
@@ -7,8 +8,10 @@
  * that port) all descriptors are looked at and the answer is -1 unless exactly one fits. */
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <linux/tcp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "api/http/gateway.h"
@@ -46,6 +49,8 @@ local_address(const struct http_server *server, int port)
     struct in_addr address = {INADDR_ANY};
     size_t i, found = 0;
 
+    if (!server->running)
+        return address; /* the ports are being noted */
     for (i = 0; i < server->listen_count; i++)
         if (server->listen[i].port == port) {
             address.s_addr = htonl(server->listen[i].address);
@@ -102,16 +107,38 @@ search(struct http_server *server, const struct wanted *wanted)
     return fd;
 }
 
+/* What the connection's user data says. */
+struct note {
+    int fd; /* -1: not looked for yet */
+    bool served;
+};
+
+static struct note
+note_read(const struct http_request *request)
+{
+    intptr_t kept = (intptr_t)mg_get_user_connection_data(request->connection);
+
+    return (struct note){(int)(kept >> 1) - 1, (kept & 1) != 0};
+}
+
+static void
+note_write(struct http_request *request, struct note note)
+{
+    intptr_t kept = ((intptr_t)note.fd + 1) << 1 | (note.served ? 1 : 0);
+
+    mg_set_user_connection_data(request->connection, (void *)kept);
+}
+
 int
 http_fd(struct http_request *request)
 {
     const struct mg_request_info *peer = request->peer;
-    void *kept = mg_get_user_connection_data(request->connection);
+    struct note note = note_read(request);
     struct wanted wanted;
     int fd;
 
-    if (kept)
-        return (int)((intptr_t)kept - 1);
+    if (note.fd >= 0)
+        return note.fd;
     if (peer == NULL || inet_pton(AF_INET, peer->remote_addr, &wanted.peer) != 1)
         return -1;
     wanted.peer_port = htons((in_port_t)peer->remote_port);
@@ -121,6 +148,57 @@ http_fd(struct http_request *request)
     if (fd > atomic_load(&request->server->fd_hint))
         atomic_store(&request->server->fd_hint, fd);
     if (fd >= 0)
-        mg_set_user_connection_data(request->connection, (void *)(intptr_t)(fd + 1));
+        note_write(request, (struct note){fd, note.served});
     return fd;
+}
+
+/* ---- what came beside the head ---- */
+
+void
+http_fd_served(struct http_request *request)
+{
+    note_write(request, (struct note){note_read(request).fd, true});
+}
+
+/* Bytes that the kernel has handed out so far; -1: it does not say. */
+static int64_t
+bytes_taken(int fd)
+{
+    struct tcp_info before, after;
+    socklen_t size;
+    int waiting;
+
+    do {
+        memset(&before, 0, sizeof before);
+        memset(&after, 0, sizeof after);
+        size = sizeof before;
+        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &before, &size) != 0 || ioctl(fd, FIONREAD, &waiting) != 0)
+            return -1;
+        size = sizeof after;
+        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &after, &size) != 0)
+            return -1;
+    } while (before.tcpi_bytes_received != after.tcpi_bytes_received); /* more came meanwhile */
+    return (int64_t)after.tcpi_bytes_received - waiting;
+}
+
+/* The byte behind the empty line that ends the head, which the guard has found complete. */
+static const char *
+head_end(const struct mg_request_info *info)
+{
+    const char *end = info->http_headers[info->num_headers - 1].value;
+
+    end += strlen(end);
+    end += end[1] == '\0' ? 2 : 1;
+    return end + (*end == '\r' ? 2 : 1);
+}
+
+bool
+http_fd_has_more(struct http_request *request)
+{
+    const struct mg_request_info *info = request->info;
+    int fd = http_fd(request);
+
+    if (fd < 0 || info->num_headers == 0 || note_read(request).served)
+        return false;
+    return bytes_taken(fd) > head_end(info) - info->request_method;
 }

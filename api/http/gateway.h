@@ -15,9 +15,10 @@
 #include "schemas/muster_options.h"
 
 enum {
-    HTTP_STATUSES = 24,      /* room for the counted statuses, see metrics.c */
+    HTTP_STATUSES = 32,      /* room for the counted statuses, see metrics.c */
     HTTP_BUCKETS = 10,       /* of the histogram of durations */
     HTTP_PARAMS = 4,         /* {names} a path may have */
+    HTTP_HEADERS = 8,        /* that a handler may add to its answer */
     HTTP_LISTEN = 16,        /* addresses */
     HTTP_KEEP_BYTES = 65536, /* a thread's buffers are kept up to this size between requests */
     HTTP_RETRY_AFTER_S = 1,  /* when an overload does not say */
@@ -63,6 +64,7 @@ struct http_thread {
 /* ---- the server ---- */
 
 struct http_streams;
+struct http_jwt;
 
 struct http_server {
     struct muster_house house;
@@ -70,6 +72,7 @@ struct http_server {
     const struct http_dialect *const *dialects;
     struct mg_context *context;
     struct http_streams *streams;
+    struct http_jwt *jwt;       /* NULL: tokens are not taken */
     struct http_entry *entries; /* first route_count for the routes, the others for requests that fit none */
     size_t route_count;
     size_t entry_count;
@@ -90,7 +93,9 @@ struct http_server {
     _Atomic int64_t connections;
     _Atomic int64_t busy;
     _Atomic int64_t waiting;
-    _Atomic int64_t stream_count;
+    _Atomic int64_t stream_count; /* streams and sockets */
+    _Atomic int64_t socket_count;
+    _Atomic uint64_t socket_messages;
     _Atomic uint64_t streams_dropped; /* too slow */
     _Atomic uint64_t stream_events;
     _Atomic uint64_t cut; /* connections that took too long */
@@ -104,6 +109,7 @@ struct http_field {
 };
 
 struct http_stream;
+struct http_socket;
 
 struct http_request {
     struct mg_connection *connection;
@@ -122,9 +128,11 @@ struct http_request {
     const void *body;
     struct key key; /* a copy; id zero: no credential was needed */
     bool has_key;
-    struct rate_limit limit;      /* the effective one; requests 0: unlimited */
-    bool counted;                 /* against the rate */
-    struct muster_principal rate; /* what is left; rate_limit 0: not known */
+    bool by_token;                     /* the key is that of a JSON Web Token: in no table, good until it expires */
+    uint8_t credential[MUSTER_DIGEST]; /* else: of the text that was sent, which may be that from before a rotation */
+    struct rate_limit limit;           /* the effective one; requests 0: unlimited */
+    bool counted;                      /* against the rate */
+    struct muster_principal rate;      /* what is left; rate_limit 0: not known */
     struct {
         const char *message;
         int64_t retry_after_s;
@@ -132,6 +140,9 @@ struct http_request {
     char id[129];
     const char *allow; /* for 405 */
     struct http_stream *stream;
+    struct http_socket *socket;
+    struct http_field headers[HTTP_HEADERS]; /* for the answer */
+    size_t header_count;
     int64_t begun_us;
     int64_t unread; /* bytes of the body that were not read yet; -1: chunked, unknown */
     bool head_only;
@@ -160,6 +171,17 @@ bool http_query_parse(struct http_request *request);
 /* ---- access.c ---- */
 /* Credential, scopes and team.  False: answered. */
 bool http_access(struct http_request *request);
+/* Take the credential that an Authorization header with this text would bring (a bare key too) and fill in the
+ * request's key.  MUSTER_UNAUTHORIZED with *out_reason. */
+muster_err http_login(struct http_request *request, const char *authorization, const char **out_reason);
+/* Does its key have the scopes of the route?  *out_missing, in the arena: those it lacks, separated by ", ". */
+bool http_has_scopes(struct http_request *request, const char **out_missing);
+/* Append the WWW-Authenticate headers of a 401. */
+void http_challenge(const struct http_request *request, struct muster_buf *out);
+
+/* ---- common.c ---- */
+/* What is of all teams is not for a key that is kept to some, whatever its scopes.  False: answered. */
+bool http_may_manage(struct http_request *request);
 
 /* ---- guard.c ---- */
 /* Refuse what could be read in two ways or costs too much.  False: answered. */
@@ -183,6 +205,12 @@ void http_watch_stop(struct http_server *server);
 /* ---- fd.c ---- */
 /* The descriptor of the request's connection, valid until the handler returns; -1: cannot be told. */
 int http_fd(struct http_request *request);
+/* The request has been served; what its connection brings next is another one. */
+void http_fd_served(struct http_request *request);
+/* Has civetweb read more of the connection than the head of this request, its first one and without a body?  What
+ * stands where cannot be told, because it skips white space in front.  Of a later request it cannot be told at all:
+ * false. */
+bool http_fd_has_more(struct http_request *request);
 
 /* ---- ask.c ---- */
 /* Count the request against the key's rate.  False: answered. */
@@ -190,14 +218,18 @@ bool http_count(struct http_request *request);
 /* The same for a request that is about to be refused, so that it is refused all the same when it cannot be counted.
  * False: the rate is spent, and that was answered. */
 bool http_count_refusal(struct http_request *request);
+/* The same for one message of a WebSocket: nothing is answered. */
+muster_err http_count_message(struct http_request *request);
 /* Ask without regard to the rate. */
 muster_err http_ask_directly(struct http_request *request, const char *to, const struct muster_type *type,
                              const void *body, const struct muster_type *answer, void *out, int64_t timeout_ms);
 
 /* ---- answer.c ---- */
-/* The head of an answer; `size` -1: a stream. */
+/* The head of an answer; `size` -1: a stream; status 101: of a WebSocket. */
 void http_head(struct http_request *request, struct muster_buf *out, int status, const char *content_type,
                int64_t size);
+/* As http_fail, with a status that is not the error's own. */
+void http_fail_status(struct http_request *request, int status, muster_err err, const char *message);
 /* The connection ends after this answer. */
 void http_close(struct http_request *request);
 /* The client has left: nothing is answered. */
@@ -208,6 +240,10 @@ muster_err http_streams_start(struct http_server *server, struct http_streams **
 /* Wake every parked thread; they see that the server stops. */
 void http_streams_wake(struct http_streams *streams);
 void http_streams_stop(struct http_streams **streams_p);
+
+/* ---- upgrade.c ---- */
+/* Do the headers ask for a WebSocket?  Prepares the headers of the answer.  False: answered. */
+bool http_upgrade_check(struct http_request *request);
 
 /* ---- metrics.c ---- */
 void http_metrics_count(struct http_request *request, int64_t duration_us);

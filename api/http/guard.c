@@ -236,19 +236,16 @@ read_body(struct http_request *request, struct muster_buf *in)
                   end == READ_SHORT ? "The body is shorter than its Content-Length" : "Malformed chunked body");
 }
 
-static void
-fail_field(struct http_request *request, const struct muster_fault *fault)
+/* Then a body may be left out. */
+static bool
+needs_nothing(const struct muster_type *type)
 {
-    struct muster_buf details = {0};
+    const struct muster_field *row;
 
-    muster_buf_str(&details, "{\"field\":");
-    muster_json_quote(&details, fault->field, strlen(fault->field));
-    muster_buf_str(&details, ",\"expected\":");
-    muster_json_quote(&details, fault->message, strlen(fault->message));
-    muster_buf_str(&details, "}");
-    http_fail_details(request, MUSTER_INVALID_REQUEST, details.data, "%s%s%s", fault->field,
-                      fault->field[0] ? ": " : "", fault->message);
-    muster_buf_free(&details);
+    for (row = type->fields; row->kind != MUSTER_KIND_END; row++)
+        if (row->need == MUSTER_REQUIRED)
+            return false;
+    return true;
 }
 
 bool
@@ -270,13 +267,14 @@ http_guard_body(struct http_request *request)
     if (type == NULL)
         return true;
     out = muster_arena_alloc(request->thread->arena, type->size);
+    if (in->size == 0 && needs_nothing(type))
+        muster_buf_str(in, "{}");
     if (in->size == 0) {
-        (void)muster_fault_set(&fault, "", "a JSON object is required");
-        fail_field(request, &fault);
+        http_fail_field(request, "", "a JSON object is required");
         return false;
     }
     if (muster_json_decode(type, in->data, in->size, 0, request->thread->arena, out, &fault)) {
-        fail_field(request, &fault);
+        http_fail_field(request, fault.field, fault.message);
         return false;
     }
     request->body = out;

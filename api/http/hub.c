@@ -1,196 +1,314 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* The hub of event streams: hands every live event to the clients that follow its job.
+/* The hub: hands every live event to the clients that follow its job or its team.
  *
- * Runs on a thread of its own with mailbox "streams".  An event is rendered once for all clients that want it the same
- * way and sent without waiting; what a client does not take at once is left to its own parked thread, so a stalled
- * reader costs nobody else anything.  When the mailbox was full and events were missed, every client reads the log
- * again from where it is.  The same thread ends connections that take too long (watch.c). */
-#include <errno.h>
+ * Runs on a thread of its own with mailbox "streams".  Who follows a job gets its events as they come.  Who follows
+ * teams gets them in the order of their numbers: an event above what is settled (see feed.event) is held back until the
+ * lower ones have come or never will.  An event is rendered once for all clients that want it the same way and sent
+ * without waiting.  When the mailbox was full and events were missed, every client reads the log again from where it
+ * is; this is found out before anything from behind the gap is handled, because the mailbox is larger than a batch. The
+ * same thread ends connections that take too long (watch.c). */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "api/http/hub.h"
 
 #define HUB_ADDRESS "streams"
-enum { HUB_MAILBOX = 65536, TICK_MS = 250 };
+enum {
+    HUB_MAILBOX = 65536,
+    HUB_HELD = 65536, /* events held back at most, */
+    HUB_HELD_BYTES = 64 << 20,
+    TICK_MS = 250
+};
 
 /* ---- one client ---- */
 
-void
-http_stream_wake(const struct http_stream *stream)
-{
-    uint64_t one = 1;
-
-    /* It can only fail when it is about to wake already. */
-    if (write(stream->wake, &one, sizeof one) < 0)
-        return;
-}
-
-void
-http_stream_put(const struct http_server *server, struct http_stream *stream, const char *data, size_t size)
-{
-    size_t most = (size_t)server->options->max_backlog;
-    ssize_t sent = 0;
-
-    if (stream->dropped)
-        return;
-    if (stream->behind.size == 0) {
-        stream->large = size > most ? size : 0;
-        sent = send(stream->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (sent == (ssize_t)size)
-            return;
-        if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
-            stream->dropped = true;
-        if (sent < 0)
-            sent = 0;
-    } else if (stream->behind.size + size > most + stream->large) {
-        stream->dropped = true;
-    }
-    if (!stream->dropped)
-        muster_buf_add(&stream->behind, data + sent, size - (size_t)sent);
-    http_stream_wake(stream);
-}
-
-static void
-keep_early(const struct http_server *server, struct http_stream *stream, const struct event *event, bool final,
-           const struct muster_buf *text)
-{
-    struct http_mark mark = {event->seq, stream->early.size + text->size, final};
-
-    if (stream->early.size > 0 && mark.end > (size_t)server->options->max_backlog) {
-        stream->missed = true;
-        return;
-    }
-    muster_buf_add(&stream->early, text->data, text->size);
-    muster_buf_add(&stream->marks, &mark, sizeof mark);
-}
-
-/* An event at hand, and for whom `text` was rendered last. */
+/* An event at hand. */
 struct shot {
     const struct event *event;
     bool final;
-    bool rendered;
-    http_render_event *render;
-    void *arg;
 };
 
 static void
-render_for(struct http_streams *streams, struct shot *shot, const struct http_stream *stream)
+shot_init(struct http_streams *streams, const struct event *event, struct shot *shot)
 {
-    if (shot->rendered && shot->render == stream->render && shot->arg == stream->arg)
+    const struct muster_event_row *row = muster_event_row(event->type);
+    size_t i;
+
+    *shot = (struct shot){event, row && row->final && !muster_id_is_zero(&event->job)};
+    for (i = 0; i < HUB_TEXTS; i++)
+        streams->texts[i].used = false;
+}
+
+static const struct muster_buf *
+text_for(struct http_streams *streams, const struct shot *shot, const struct http_sink *sink)
+{
+    struct hub_text *text;
+    size_t i;
+
+    for (i = 0; i < HUB_TEXTS; i++) {
+        text = &streams->texts[i];
+        if (text->used && text->render == sink->render && text->arg == sink->arg && text->socket == sink->socket)
+            return &text->text;
+    }
+    text = &streams->texts[streams->next_text++ % HUB_TEXTS];
+    text->used = true;
+    text->socket = sink->socket;
+    text->render = sink->render;
+    text->arg = sink->arg;
+    muster_buf_clear(&text->text);
+    http_sink_text(sink, shot->event, streams->arena, &text->text);
+    return &text->text;
+}
+
+/* Under the sink's lock. */
+static void
+pass(struct http_streams *streams, const struct shot *shot, struct http_follow *follow)
+{
+    const struct event *event = shot->event;
+    static const struct muster_buf nothing = {0};
+    const struct muster_buf *text = &nothing;
+
+    if (follow->team[0] == '\0' && strlen(event->team) < sizeof follow->team)
+        memcpy(follow->team, event->team, strlen(event->team) + 1);
+    if (follow->live && !http_follow_due(follow, event->seq, &event->job, shot->final))
         return;
-    shot->rendered = true;
-    shot->render = stream->render;
-    shot->arg = stream->arg;
-    muster_buf_clear(&streams->text);
-    http_stream_text(streams->server, shot->event, shot->render, shot->arg, streams->arena, &streams->text);
+    if (http_follow_shows(follow, event))
+        text = text_for(streams, shot, follow->sink);
+    if (!follow->live) {
+        http_follow_keep(follow, event, shot->final, text);
+        return;
+    }
+    if (text->size > 0) {
+        streams->server->stream_events++;
+        http_sink_put(follow->sink, text->data, text->size);
+    }
+    if (shot->final && (!http_follow_is_ordered(follow) || follow->sink->follow_count > 1))
+        http_sink_wake(follow->sink); /* to let go of the job */
 }
 
 static void
-take(struct http_streams *streams, struct shot *shot, struct http_stream *stream)
+take(struct http_streams *streams, const struct shot *shot, struct http_follow *follow)
 {
-    if (stream->final || stream->missed || stream->dropped || shot->event->seq <= stream->last)
-        return;
-    render_for(streams, shot, stream);
-    if (!stream->live) {
-        keep_early(streams->server, stream, shot->event, shot->final, &streams->text);
-        return;
-    }
-    stream->last = shot->event->seq;
-    stream->final = shot->final;
-    if (streams->text.size > 0) {
-        streams->server->stream_events++;
-        http_stream_put(streams->server, stream, streams->text.data, streams->text.size);
-    }
-    if (stream->final)
-        http_stream_wake(stream);
+    struct http_sink *sink = follow->sink;
+
+    pthread_mutex_lock(&sink->lock);
+    if (!follow->final && !follow->missed && !sink->dropped && !sink->broken && !sink->closed)
+        pass(streams, shot, follow);
+    pthread_mutex_unlock(&sink->lock);
 }
 
 /* ---- all clients ---- */
 
 static struct http_bucket *
-bucket_of(struct http_streams *streams, const struct muster_id *job)
+team_bucket(struct http_streams *streams, const char *team)
 {
-    return &streams->buckets[(job->bytes[14] << 8 | job->bytes[15]) % HUB_BUCKETS];
+    unsigned hash = 0;
+
+    for (; *team; team++)
+        hash = hash * 31 + (unsigned char)*team;
+    return &streams->teams[hash % HUB_TEAMS];
+}
+
+static struct http_bucket *
+job_bucket(struct http_streams *streams, const struct muster_id *job)
+{
+    return &streams->jobs[(job->bytes[14] << 8 | job->bytes[15]) % HUB_JOBS];
+}
+
+static struct http_bucket *
+bucket_of(struct http_streams *streams, const struct http_follow *follow)
+{
+    if (!http_follow_is_ordered(follow))
+        return job_bucket(streams, &follow->job);
+    if (follow->teams && follow->teams[strlen(follow->teams) + 1] == '\0')
+        return team_bucket(streams, follow->teams);
+    return &streams->wide;
 }
 
 void
-http_hub_join(struct http_streams *streams, struct http_stream *stream)
+http_hub_add(struct http_streams *streams, struct http_sink *sink)
 {
-    struct http_bucket *bucket = bucket_of(streams, &stream->job);
+    pthread_mutex_lock(&streams->lock);
+    sink->next = streams->sinks;
+    sink->at = &streams->sinks;
+    if (sink->next)
+        sink->next->at = &sink->next;
+    streams->sinks = sink;
+    pthread_mutex_unlock(&streams->lock);
+}
 
+void
+http_hub_remove(struct http_streams *streams, struct http_sink *sink)
+{
+    pthread_mutex_lock(&streams->lock);
+    *sink->at = sink->next;
+    if (sink->next)
+        sink->next->at = sink->at;
+    pthread_mutex_unlock(&streams->lock);
+}
+
+void
+http_hub_join(struct http_streams *streams, struct http_follow *follow)
+{
+    struct http_bucket *bucket = bucket_of(streams, follow);
+
+    if (http_follow_is_ordered(follow))
+        streams->ordered++;
     pthread_mutex_lock(&bucket->lock);
-    stream->bucket = bucket;
-    stream->next = bucket->first;
-    bucket->first = stream;
+    follow->bucket = bucket;
+    follow->next = bucket->first;
+    bucket->first = follow;
     pthread_mutex_unlock(&bucket->lock);
 }
 
 void
-http_hub_leave(struct http_stream *stream)
+http_hub_leave(struct http_follow *follow)
 {
-    struct http_bucket *bucket = stream->bucket;
-    struct http_stream **at;
+    struct http_bucket *bucket = follow->bucket;
+    struct http_follow **at;
 
     pthread_mutex_lock(&bucket->lock);
-    for (at = &bucket->first; *at != stream; at = &(*at)->next)
+    for (at = &bucket->first; *at != follow; at = &(*at)->next)
         ;
-    *at = stream->next;
+    *at = follow->next;
+    pthread_mutex_unlock(&bucket->lock);
+    if (http_follow_is_ordered(follow))
+        follow->sink->server->streams->ordered--;
+}
+
+static void
+for_each_in(struct http_bucket *bucket, void (*call)(struct http_follow *follow))
+{
+    struct http_follow *follow;
+
+    pthread_mutex_lock(&bucket->lock);
+    for (follow = bucket->first; follow; follow = follow->next)
+        call(follow);
     pthread_mutex_unlock(&bucket->lock);
 }
 
 static void
-for_each(struct http_streams *streams, void (*call)(struct http_stream *stream))
+for_each(struct http_streams *streams, void (*call)(struct http_follow *follow))
 {
-    struct http_stream *stream;
     size_t i;
 
-    for (i = 0; i < HUB_BUCKETS; i++) {
-        pthread_mutex_lock(&streams->buckets[i].lock);
-        for (stream = streams->buckets[i].first; stream; stream = stream->next)
-            call(stream);
-        pthread_mutex_unlock(&streams->buckets[i].lock);
-    }
+    for (i = 0; i < HUB_JOBS; i++)
+        for_each_in(&streams->jobs[i], call);
+    for (i = 0; i < HUB_TEAMS; i++)
+        for_each_in(&streams->teams[i], call);
+    for_each_in(&streams->wide, call);
 }
 
-static void
-wake_one(struct http_stream *stream)
-{
-    http_stream_wake(stream);
-}
-
+/* Every one, also those that follow nothing. */
 void
 http_streams_wake(struct http_streams *streams)
 {
-    for_each(streams, wake_one);
+    const struct http_sink *sink;
+
+    pthread_mutex_lock(&streams->lock);
+    for (sink = streams->sinks; sink; sink = sink->next)
+        http_sink_wake(sink);
+    pthread_mutex_unlock(&streams->lock);
 }
 
 static void
-miss_one(struct http_stream *stream)
+miss_one(struct http_follow *follow)
 {
-    stream->missed = true;
-    http_stream_wake(stream);
+    pthread_mutex_lock(&follow->sink->lock);
+    follow->missed = true;
+    http_sink_wake(follow->sink);
+    pthread_mutex_unlock(&follow->sink->lock);
+}
+
+static void
+miss_ordered(struct http_follow *follow)
+{
+    if (http_follow_is_ordered(follow))
+        miss_one(follow);
+}
+
+/* ---- handing out ---- */
+
+static void
+hand_out_job(struct http_streams *streams, const struct shot *shot)
+{
+    struct http_bucket *bucket = job_bucket(streams, &shot->event->job);
+    struct http_follow *follow;
+
+    if (muster_id_is_zero(&shot->event->job))
+        return;
+    pthread_mutex_lock(&bucket->lock);
+    for (follow = bucket->first; follow; follow = follow->next)
+        if (muster_id_equal(&follow->job, &shot->event->job))
+            take(streams, shot, follow);
+    pthread_mutex_unlock(&bucket->lock);
+}
+
+static void
+hand_out_in(struct http_streams *streams, struct http_bucket *bucket, const struct shot *shot)
+{
+    struct http_follow *follow;
+
+    pthread_mutex_lock(&bucket->lock);
+    for (follow = bucket->first; follow; follow = follow->next)
+        if (http_follow_has_team(follow, shot->event->team))
+            take(streams, shot, follow);
+    pthread_mutex_unlock(&bucket->lock);
+}
+
+static void
+hand_out_ordered(struct http_streams *streams, const struct shot *shot)
+{
+    hand_out_in(streams, team_bucket(streams, shot->event->team), shot);
+    hand_out_in(streams, &streams->wide, shot);
+}
+
+static void
+hold(struct http_streams *streams, const struct event *event)
+{
+    struct muster_buf packed = {0};
+
+    muster_pack(&event_type, event, &packed);
+    order_put(streams->order, event->seq, packed.data, packed.size);
+    muster_buf_free(&packed);
+    if (order_count(streams->order) <= HUB_HELD && order_bytes(streams->order) <= HUB_HELD_BYTES)
+        return;
+    /* Something is wrong with what should have settled long ago.  The log will tell. */
+    order_clear(streams->order);
+    for_each(streams, miss_ordered);
+}
+
+static void
+let_go(struct http_streams *streams, int64_t settled)
+{
+    struct event event;
+    struct shot shot;
+
+    while (order_take(streams->order, settled, &streams->held)) {
+        muster_arena_clear(streams->arena);
+        if (muster_unpack(&event_type, streams->held.data, streams->held.size, streams->arena, &event, NULL))
+            continue;
+        shot_init(streams, &event, &shot);
+        hand_out_ordered(streams, &shot);
+    }
+}
+
+/* In the order of the numbers.  Most often nothing is held and the event is settled: then it goes straight through. */
+static void
+pass_ordered(struct http_streams *streams, const struct shot *shot, int64_t settled)
+{
+    if (streams->ordered == 0) {
+        order_clear(streams->order); /* who joins now begins behind all that was given a number */
+        return;
+    }
+    if (shot->event && (shot->event->seq > settled || order_count(streams->order) > 0))
+        hold(streams, shot->event);
+    else if (shot->event)
+        hand_out_ordered(streams, shot);
+    let_go(streams, settled);
 }
 
 /* ---- the thread ---- */
-
-static void
-hand_out(struct http_streams *streams, const struct event *event)
-{
-    const struct muster_event_row *row = muster_event_row(event->type);
-    struct http_bucket *bucket = bucket_of(streams, &event->job);
-    struct shot shot = {.event = event, .final = row && row->final};
-    struct http_stream *stream;
-
-    pthread_mutex_lock(&bucket->lock);
-    for (stream = bucket->first; stream; stream = stream->next)
-        if (muster_id_equal(&stream->job, &event->job))
-            take(streams, &shot, stream);
-    pthread_mutex_unlock(&bucket->lock);
-}
 
 static void
 on_frame(void *arg, const void *data, size_t size)
@@ -198,27 +316,33 @@ on_frame(void *arg, const void *data, size_t size)
     struct http_streams *streams = arg;
     struct muster_envelope envelope;
     struct feed_event feed;
+    struct shot shot = {.event = NULL};
 
-    if (streams->server->stream_count == 0)
+    if (streams->server->stream_count == 0 && order_count(streams->order) == 0)
         return;
     muster_arena_clear(streams->arena);
     if (muster_envelope_unpack(data, size, streams->arena, &envelope) ||
         strcmp(envelope.type, feed_event_type.wire) != 0 ||
         muster_unpack(&feed_event_type, envelope.body.data, envelope.body.size, streams->arena, &feed, NULL))
         return;
-    if (!muster_id_is_zero(&feed.event->job))
-        hand_out(streams, feed.event);
+    if (feed.event) {
+        shot_init(streams, feed.event, &shot);
+        hand_out_job(streams, &shot);
+    }
+    pass_ordered(streams, &shot, feed.settled);
 }
 
 static void
 on_idle(void *arg)
 {
     struct http_streams *streams = arg;
+    size_t i;
 
     if (muster_feed_missed(streams->server->house.bus, HUB_ADDRESS) > 0)
         for_each(streams, miss_one);
-    if (streams->text.capacity > HTTP_KEEP_BYTES)
-        muster_buf_free(&streams->text);
+    for (i = 0; i < HUB_TEXTS; i++)
+        if (streams->texts[i].text.capacity > HTTP_KEEP_BYTES)
+            muster_buf_free(&streams->texts[i].text);
 }
 
 static void
@@ -254,14 +378,41 @@ static const struct muster_runner_hooks hooks = {on_begin, on_frame, on_idle, on
 /* ---- birth and death ---- */
 
 static void
+for_each_bucket(struct http_streams *streams, void (*call)(pthread_mutex_t *lock))
+{
+    size_t i;
+
+    for (i = 0; i < HUB_JOBS; i++)
+        call(&streams->jobs[i].lock);
+    for (i = 0; i < HUB_TEAMS; i++)
+        call(&streams->teams[i].lock);
+    call(&streams->wide.lock);
+}
+
+static void
+lock_init(pthread_mutex_t *lock)
+{
+    pthread_mutex_init(lock, NULL);
+}
+
+static void
+lock_fini(pthread_mutex_t *lock)
+{
+    pthread_mutex_destroy(lock);
+}
+
+static void
 streams_free(struct http_streams *streams)
 {
     size_t i;
 
-    for (i = 0; i < HUB_BUCKETS; i++)
-        pthread_mutex_destroy(&streams->buckets[i].lock);
+    for_each_bucket(streams, lock_fini);
+    pthread_mutex_destroy(&streams->lock);
+    for (i = 0; i < HUB_TEXTS; i++)
+        muster_buf_free(&streams->texts[i].text);
     muster_arena_free(&streams->arena);
-    muster_buf_free(&streams->text);
+    order_free(&streams->order);
+    muster_buf_free(&streams->held);
     free(streams);
 }
 
@@ -270,12 +421,12 @@ http_streams_start(struct http_server *server, struct http_streams **out_streams
 {
     struct http_streams *streams = muster_alloc(sizeof *streams);
     muster_err err;
-    size_t i;
 
     streams->server = server;
     streams->arena = muster_arena_new();
-    for (i = 0; i < HUB_BUCKETS; i++)
-        pthread_mutex_init(&streams->buckets[i].lock, NULL);
+    streams->order = order_new();
+    for_each_bucket(streams, lock_init);
+    pthread_mutex_init(&streams->lock, NULL);
     err = muster_runner_start(server->house.bus, HUB_ADDRESS, HUB_MAILBOX, &hooks, streams, &streams->runner);
     if (err) {
         streams_free(streams);

@@ -1,65 +1,177 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* Event streams, shared by the hub (its own thread, hands out live events) and the handlers (one parked thread a
- * client).
+/* Live events on their way to clients, shared by the hub (its own thread, hands them out) and the handlers (one parked
+ * thread a connection).
  *
- * A stream stands in the bucket of its job from open to drop; the bucket's lock guards everything in it that both sides
- * touch, and every send on its descriptor by the hub, so after http_hub_leave nobody touches the descriptor. */
+ * A sink is one connection that gets events, a follow is one thing that it wants to hear of: an event stream is a sink
+ * with one follow, a WebSocket a sink with many.  A follow stands in a bucket of the hub from join to leave.  The
+ * bucket's lock guards the list of follows; the sink's lock guards what a follow keeps, the list of the sink's follows,
+ * and every send on its descriptor.  Both at a time: bucket before sink.  After http_hub_leave of its last follow
+ * nobody but the handler touches the descriptor.  Nothing here fails unless it says so. */
 #ifndef HUB_H
 #define HUB_H
 
 #include "api/http/gateway.h"
+#include "api/http/order.h"
 
-enum { HUB_BUCKETS = 1024 };
+enum {
+    HUB_JOBS = 1024, /* buckets of follows of a job */
+    HUB_TEAMS = 64,  /* of follows of one team, */
+    HUB_TEXTS = 4    /* ways to render an event that are remembered */
+};
+
+struct http_follow;
 
 struct http_bucket {
     pthread_mutex_t lock;
-    struct http_stream *first;
+    struct http_follow *first;
 };
+
+/* ---- sink.c: one connection ---- */
+
+struct http_sink {
+    struct http_sink *next, **at; /* in the hub's list of all */
+    struct http_server *server;
+    http_render_event *render;
+    void *arg;
+    int fd;
+    int wake;             /* eventfd: something below has changed */
+    bool socket;          /* gets frames of WebSockets, not lines of an event stream */
+    pthread_mutex_t lock; /* guards what follows */
+    struct http_follow *follows;
+    size_t follow_count;
+    struct muster_buf behind; /* bytes that the client has not taken yet, sent by its handler */
+    size_t large;             /* bytes of a text in `behind` that is alone larger than the limit */
+    size_t rest;              /* of a frame that was begun, at the head of `behind` */
+    bool dropped;             /* too slow */
+    bool broken;              /* cannot be sent to any more */
+    bool closed;              /* the last frame was sent */
+};
+
+/* Why a thread woke. */
+struct http_woken {
+    bool left; /* the client */
+    bool readable;
+    bool writable;
+    bool silence; /* nothing happened in time */
+};
+
+/* Take the request's connection.  MUSTER_SHUTTING_DOWN, MUSTER_OVERLOADED: at the limit of streams. */
+muster_err http_sink_open(struct http_sink *sink, struct http_request *request, http_render_event *render, void *arg,
+                          bool socket);
+/* It has no follows any more. */
+void http_sink_close(struct http_sink *sink);
+void http_sink_wake(const struct http_sink *sink);
+/* Append `event` as it is sent to this sink; nothing when it does not see it. */
+void http_sink_text(const struct http_sink *sink, const struct event *event, struct muster_arena *arena,
+                    struct muster_buf *out);
+/* A frame with one whole text around what is appended between these two. */
+size_t http_frame_begin(struct muster_buf *out);
+void http_frame_end(struct muster_buf *out, size_t begin);
+
+/* Under its lock: send, or keep what the client does not take; beyond the limit it is dropped. */
+void http_sink_put(struct http_sink *sink, const char *data, size_t size);
+/* Under its lock: send some of what is behind. */
+void http_sink_flush(struct http_sink *sink);
+/* Under its lock: nothing follows this.  One that is too slow gets it right behind the frame that was begun. */
+void http_sink_end(struct http_sink *sink, const char *data, size_t size);
+/* Send all with patience: the client takes some of it every request_timeout.  False: it did not, or all ends. */
+bool http_sink_push(struct http_sink *sink, const char *data, size_t size);
+struct http_woken http_sink_park(const struct http_sink *sink, bool reads, bool writes, int64_t timeout_ms);
+
+/* ---- follow.c: one thing that a sink wants to hear of ---- */
 
 /* Where one event ends in `early`. */
 struct http_mark {
     int64_t seq;
+    struct muster_id job;
     size_t end;
     bool final;
 };
 
-struct http_stream {
-    struct http_stream *next;
+struct http_follow {
+    struct http_follow *next; /* in its bucket */
     struct http_bucket *bucket;
-    struct muster_id job;
+    struct http_follow *sibling; /* of the same sink */
+    struct http_sink *sink;
+    struct muster_id job; /* zero: of many jobs, in the order of the numbers */
+    char *teams;          /* then of these, each with its NUL, the last one empty; NULL: of all */
+    char type[65];        /* only these events; "": all */
+    /* under the sink's lock */
+    char team[65];           /* of its job, as the first event told */
+    bool live;               /* events are sent at once; else they are kept in `early` */
+    bool behind;             /* the log is to be read after `last` first */
+    bool missed;             /* the hub missed events: read the log again after `last` */
+    bool final;              /* the last event was the job's last */
+    int64_t from, last;      /* events above `from` and up to `last` were sent or are behind; -1: none yet */
+    struct muster_buf early; /* events since it joined, while the handler sends history */
+    struct muster_buf marks; /* struct http_mark each */
+};
+
+/* A new one in the sink's list, not live.  `after` -1: with what comes; else the log is to be read from there. */
+struct http_follow *http_follow_new(struct http_sink *sink, const struct http_topic *topic, int64_t after);
+/* The hub has let go of it. */
+void http_follow_free(struct http_follow **follow_p);
+bool http_follow_is_ordered(const struct http_follow *follow);
+/* Does an ordered one want the events of this team? */
+bool http_follow_has_team(const struct http_follow *follow, const char *team);
+/* Is it shown events of this type? */
+bool http_follow_shows(const struct http_follow *follow, const struct event *event);
+
+/* Is it one that sends all events of this team? */
+bool http_follow_sends(const struct http_follow *follow, const char *team);
+
+/* The rest under the sink's lock. */
+/* Does an ordered follow of the same sink send this event of the follow's job? */
+bool http_follow_is_covered(const struct http_follow *follow, int64_t seq);
+/* Is this event to be sent by way of this follow now?  If so it counts as sent. */
+bool http_follow_due(struct http_follow *follow, int64_t seq, const struct muster_id *job, bool final);
+void http_follow_keep(struct http_follow *follow, const struct event *event, bool final, const struct muster_buf *text);
+void http_follow_forget(struct http_follow *follow);
+/* Take the kept events that are due. */
+void http_follow_take(struct http_follow *follow, struct muster_buf *out);
+
+/* ---- hub.c: the thread, and who stands where ---- */
+
+/* An event as one kind of client sees it. */
+struct hub_text {
+    bool used;
+    bool socket;
     http_render_event *render;
     void *arg;
-    int fd;
-    int wake; /* eventfd: something below has changed */
-    /* under the bucket's lock */
-    bool live;                /* events are sent at once; else they are kept in `early` */
-    struct muster_buf early;  /* events since open, while the handler sends history */
-    struct muster_buf marks;  /* struct http_mark each */
-    struct muster_buf behind; /* bytes that the client has not taken yet, sent by its handler */
-    size_t large;             /* bytes of an event in `behind` that is alone larger than the limit */
-    int64_t last;             /* number of the last event sent or behind; -1: none */
-    bool final;               /* it was the job's last */
-    bool missed;              /* the hub missed events: read the log again after `last` */
-    bool dropped;             /* too slow */
+    struct muster_buf text;
 };
 
 struct http_streams {
     struct http_server *server;
     struct muster_runner *runner;
     struct muster_loop *loop;
-    struct muster_arena *arena; /* of the event at hand */
-    struct muster_buf text;     /* the event at hand as it is sent */
-    struct http_bucket buckets[HUB_BUCKETS];
+    struct muster_arena *arena; /* of the message at hand */
+    struct hub_text texts[HUB_TEXTS];
+    size_t next_text;
+    struct order *order;    /* events above those that are settled */
+    struct muster_buf held; /* the one taken out of it */
+    atomic_size_t ordered;  /* follows that want it */
+    struct http_bucket jobs[HUB_JOBS];
+    struct http_bucket teams[HUB_TEAMS];
+    struct http_bucket wide; /* of follows of several teams or all */
+    pthread_mutex_t lock;    /* guards the list of all sinks; no other is taken inside */
+    struct http_sink *sinks;
 };
 
-/* Append `event` as it is sent to this client, with its id; nothing when it does not see it. */
-void http_stream_text(const struct http_server *server, const struct event *event, http_render_event *render, void *arg,
-                      struct muster_arena *arena, struct muster_buf *out);
+void http_hub_add(struct http_streams *streams, struct http_sink *sink);
+void http_hub_remove(struct http_streams *streams, struct http_sink *sink);
+
 /* From now on live events are kept for it.  Any thread. */
-void http_hub_join(struct http_streams *streams, struct http_stream *stream);
-void http_hub_leave(struct http_stream *stream);
-/* Under the bucket's lock: send, or keep what the client does not take. */
-void http_stream_put(const struct http_server *server, struct http_stream *stream, const char *data, size_t size);
-void http_stream_wake(const struct http_stream *stream);
+void http_hub_join(struct http_streams *streams, struct http_follow *follow);
+void http_hub_leave(struct http_follow *follow);
+
+/* ---- join.c: history, then live; the connection's thread.  False: the client cannot be served any further ---- */
+
+/* An ordered one begins here: with what is published from now on.  It has joined the hub. */
+bool http_join_now(struct http_request *request, struct http_follow *follow);
+/* Send what the log has after `last`, then what the hub kept; then it is live. */
+bool http_join(struct http_request *request, struct http_follow *follow);
+/* Send what the hub kept; then it is live. */
+bool http_go_live(struct http_request *request, struct http_follow *follow);
 
 #endif

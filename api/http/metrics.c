@@ -6,8 +6,8 @@
 #include "api/http/gateway.h"
 
 /* The statuses that are told apart; the last place counts all others. */
-static const int statuses[] = {200, 201, 202, 204, 400, 401, 403, 404, 405, 408, 409,
-                               410, 413, 415, 429, 431, 499, 500, 502, 503, 507};
+static const int statuses[] = {101, 200, 201, 202, 204, 400, 401, 403, 404, 405, 408, 409,
+                               410, 413, 415, 422, 426, 429, 431, 499, 500, 502, 503, 507};
 enum { KNOWN = sizeof statuses / sizeof *statuses };
 _Static_assert((int)KNOWN < (int)HTTP_STATUSES, "no place for a status");
 
@@ -114,10 +114,14 @@ print_connections(const struct http_server *server, struct muster_buf *out)
     print(out, "muster_http_busy", "gauge", "Requests at work.", server->busy);
     print(out, "muster_http_threads", "gauge", "Connections that can be served at a time.", server->options->threads);
     print(out, "muster_http_waiting", "gauge", "Asks that wait for their answer.", server->waiting);
-    print(out, "muster_http_streams", "gauge", "Event streams.", server->stream_count);
-    print(out, "muster_http_streams_dropped_total", "counter", "Streams ended because their reader was too slow.",
-          (int64_t)server->streams_dropped);
-    print(out, "muster_http_stream_events_total", "counter", "Events sent to streams.", (int64_t)server->stream_events);
+    print(out, "muster_http_streams", "gauge", "Event streams.", server->stream_count - server->socket_count);
+    print(out, "muster_http_sockets", "gauge", "WebSockets.", server->socket_count);
+    print(out, "muster_http_streams_dropped_total", "counter",
+          "Streams and WebSockets ended because their reader was too slow.", (int64_t)server->streams_dropped);
+    print(out, "muster_http_stream_events_total", "counter", "Events sent to streams and WebSockets.",
+          (int64_t)server->stream_events);
+    print(out, "muster_http_socket_messages_total", "counter", "Messages that came through WebSockets.",
+          (int64_t)server->socket_messages);
     print(out, "muster_http_cut_total", "counter", "Connections ended because the client took too long.",
           (int64_t)server->cut);
 }

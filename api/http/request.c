@@ -79,6 +79,14 @@ http_key(const struct http_request *request)
     return &request->key;
 }
 
+const char *
+http_from(const struct http_request *request)
+{
+    const struct key *key = &request->key;
+
+    return key->speaks_for && key->speaks_for[0] ? key->speaks_for : key->name;
+}
+
 bool
 http_may_use(const struct http_request *request, const char *team)
 {
@@ -234,6 +242,7 @@ end(struct http_request *request)
     http_metrics_count(request, duration_us);
     say(request, duration_us);
     http_guard_linger(request);
+    http_fd_served(request);
     leave(request->server);
     keep_small(&thread->in);
     keep_small(&thread->text);

@@ -146,7 +146,7 @@ serves(const struct http_request *request, const struct http_route *route)
 {
     if (strcmp(request->method, route->method) == 0)
         return true;
-    return request->head_only && strcmp(route->method, "GET") == 0 && (route->flags & HTTP_STREAM) == 0;
+    return request->head_only && strcmp(route->method, "GET") == 0 && (route->flags & (HTTP_STREAM | HTTP_SOCKET)) == 0;
 }
 
 static void
@@ -287,11 +287,14 @@ describe(struct muster_buf *out, const struct http_dialect *dialect)
     muster_buf_printf(out, "%s\n", dialect->name);
     for (route = dialect->routes; route->method; route++) {
         muster_buf_printf(out, "  %-6s %s\n         %s\n", route->method, route->path, route->doc);
-        muster_buf_printf(out, "         scopes: %s; counts for: %lld; body: %s%s\n",
+        muster_buf_printf(out, "         scopes: %s; counts for: %lld; body: %s%s%s\n",
                           route->flags & HTTP_OPEN ? "none, open to all" : route->scopes,
                           (long long)(route->flags & HTTP_OPEN ? 0 : route->cost),
                           route->body ? route->body->wire : "none",
-                          route->flags & HTTP_STREAM ? "; event stream, ?api_key= is accepted" : "");
+                          route->flags & HTTP_STREAM ? "; event stream, ?api_key= is accepted" : "",
+                          route->flags & HTTP_SOCKET
+                              ? "; WebSocket, ?api_key=, a subprotocol muster.key.KEY or a first message is accepted"
+                              : "");
     }
 }
 

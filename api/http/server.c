@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "api/http/gateway.h"
+#include "api/http/jwt.h"
 
 enum {
     LISTEN_TEXT = 32, /* room for an address and its port */
@@ -290,6 +291,7 @@ server_free(struct http_server *server)
 {
     pthread_mutex_destroy(&server->lock);
     pthread_cond_destroy(&server->idle);
+    http_jwt_close(&server->jwt);
     free(server->entries);
     free(server);
     (void)mg_exit_library();
@@ -317,8 +319,10 @@ http_server_start(const struct muster_house *house, const struct http_dialect *c
 {
     struct http_server *server = server_new(house, dialects);
     struct muster_buf addresses = {0};
-    muster_err err = parse_addresses(server->options, server->listen, problem, problem_size);
+    muster_err err = http_jwt_open(house->options->auth->jwt, &server->jwt, problem, problem_size);
 
+    if (err == MUSTER_OK)
+        err = parse_addresses(server->options, server->listen, problem, problem_size);
     if (err)
         goto out;
     server->listen_count = server->options->listen.count;

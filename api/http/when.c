@@ -100,3 +100,11 @@ http_time_parse(const char *text, int64_t *out_ms)
     *out_ms = ((int64_t)timegm(&tm) - zone * 60) * 1000 + ms;
     return MUSTER_OK;
 }
+
+const char *
+http_bare(struct http_request *request, const char *json)
+{
+    size_t size = strlen(json);
+
+    return size >= 2 && json[0] == '"' ? muster_arena_str(http_arena(request), json + 1, size - 2) : json;
+}

@@ -61,6 +61,21 @@ run_attempt(struct muster_ctx *ctx, int number, int64_t attempt, const char *pro
     cr_assert_eq(fake_deliver(ctx, NULL, &agent_run_type, &run), MUSTER_OK);
 }
 
+/* A job of a caller's conversation. */
+static void
+run_in(struct muster_ctx *ctx, int number, const char *conversation, const char *prompt, const char *session)
+{
+    struct agent_run run = {.job = job(number),
+                            .attempt = 1,
+                            .prompt = prompt,
+                            .session = session,
+                            .timeout_ms = 3600000,
+                            .trace = "req-1",
+                            .conversation = conversation};
+
+    cr_assert_eq(fake_deliver(ctx, NULL, &agent_run_type, &run), MUSTER_OK);
+}
+
 static void
 run(struct muster_ctx *ctx, int number, const char *prompt)
 {
@@ -359,6 +374,51 @@ Test(agent, starts_with_nothing_after_a_crash)
     fake_free(&ctx);
 }
 
+Test(agent, shows_how_far_a_job_is_until_it_ends)
+{
+    struct muster_ctx *ctx = start(ECHO);
+    const struct muster_agent_view *view;
+    struct muster_id first = job(1);
+    char text[512];
+
+    run(ctx, 1, "@progress=2/5 @progress=3/5 @chunks=3 @gap=5ms abc");
+    view = fake_board(ctx, ADDRESS);
+    cr_assert(muster_id_equal(&view->processes[0].job, &first));
+    cr_assert_eq(view->processes[0].current, 2);
+    cr_assert_eq(view->processes[0].total, 5);
+    fake_advance(ctx, 5);
+    view = fake_board(ctx, ADDRESS);
+    cr_assert_eq(view->processes[0].current, 3);
+    fake_advance(ctx, 5);
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    view = fake_board(ctx, ADDRESS);
+    cr_assert(muster_id_is_zero(&view->processes[0].job));
+    cr_assert_eq(view->processes[0].total, 0);
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "job.started job.chunk job.progress job.chunk job.progress job.chunk job.usage");
+    run(ctx, 2, "@hang next");
+    view = fake_board(ctx, ADDRESS);
+    cr_assert_eq(view->processes[0].job.bytes[15], 2);
+    cr_assert_eq(view->processes[0].total, 0);
+    fake_free(&ctx);
+}
+
+Test(agent, conversations_mean_nothing_to_a_driver_without_sessions)
+{
+    struct muster_ctx *ctx = start(ECHO);
+    const struct muster_agent_view *view;
+
+    run_in(ctx, 1, "conv-a", "a", "s-a");
+    cr_assert_null(report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK)->session);
+    run_in(ctx, 2, "conv-b", "b", NULL);
+    report_of(ctx, 2, job_state_COMPLETED, MUSTER_OK);
+    run(ctx, 3, "c");
+    report_of(ctx, 3, job_state_COMPLETED, MUSTER_OK);
+    view = fake_board(ctx, ADDRESS);
+    cr_assert_eq(view->processes[0].turns, 3, "one lane has done them all");
+    fake_free(&ctx);
+}
+
 /* ---- with a child ---------------------------------------------------------------------------------------------------
  */
 
@@ -470,6 +530,45 @@ Test(agent, keeps_a_process_warm_for_the_next_job)
     fake_free(&ctx);
 }
 
+/* The session that the process was started with; "" none. */
+static const char *
+resumes(const struct muster_child *child)
+{
+    const char *const *argv = fake_child_spec(child)->argv;
+
+    while (*argv && strcmp(*argv, "--resume"))
+        argv++;
+    return *argv ? argv[1] : "";
+}
+
+#define PAIR CLAUDE "    concurrency: 2\n"
+
+/* The last process that was started begins its turn, in `session`. */
+static struct muster_child *
+newest_begins(struct muster_ctx *ctx, const char *session)
+{
+    struct muster_child *child = fake_child_at(ctx, fake_child_count(ctx) - 1);
+    char text[256];
+
+    snprintf(text, sizeof(text), "{\"type\":\"system\",\"subtype\":\"init\",\"session_id\":\"%s\"}", session);
+    fake_child_line(child, READY);
+    fake_child_line(child, text);
+    return child;
+}
+
+/* The process ends the turn of job `number`, in `session`, which the report says. */
+static void
+ends(struct muster_ctx *ctx, struct muster_child *child, int number, const char *session)
+{
+    char text[256];
+
+    snprintf(text, sizeof(text), "{\"type\":\"result\",\"is_error\":false,\"result\":\"done\",\"session_id\":\"%s\"}",
+             session);
+    fake_child_input_clear(child);
+    fake_child_line(child, text);
+    cr_assert_str_eq(report_of(ctx, number, job_state_COMPLETED, MUSTER_OK)->session, session);
+}
+
 Test(agent, stops_an_idle_process_and_resumes_its_session)
 {
     struct muster_ctx *ctx = start(CLAUDE "    idle_stop: 1m\n");
@@ -544,6 +643,293 @@ Test(agent, an_idle_process_makes_room_for_another_session)
     fake_free(&ctx);
 }
 
+/* ---- conversations --------------------------------------------------------------------------------------------------
+ */
+
+Test(agent, two_conversations_have_a_process_each)
+{
+    struct muster_ctx *ctx = start(PAIR);
+    struct muster_child *a, *b;
+
+    run_in(ctx, 1, "conv-a", "one", NULL);
+    a = newest_begins(ctx, "s-a");
+    run_in(ctx, 2, "conv-b", "two", NULL);
+    cr_assert_eq(fake_child_count(ctx), 2);
+    b = newest_begins(ctx, "s-b");
+    cr_assert_str_eq(resumes(a), "");
+    cr_assert_str_eq(resumes(b), "");
+    ends(ctx, a, 1, "s-a");
+    ends(ctx, b, 2, "s-b");
+    run_in(ctx, 3, "conv-a", "three", "s-a");
+    cr_assert_not_null(strstr(fake_child_input(a), "\"three\""));
+    run_in(ctx, 4, "conv-b", "four", NULL);
+    cr_assert_not_null(strstr(fake_child_input(b), "\"four\""), "also when the queue knows no session");
+    cr_assert_eq(fake_child_count(ctx), 2);
+    fake_free(&ctx);
+}
+
+Test(agent, a_conversation_never_has_two_processes)
+{
+    struct muster_ctx *ctx = start(PAIR);
+    struct muster_child *a;
+
+    run_in(ctx, 1, "conv-a", "one", NULL);
+    run_in(ctx, 2, "conv-a", "two", NULL);
+    cr_assert_eq(fake_child_count(ctx), 1);
+    a = newest_begins(ctx, "s-a");
+    ends(ctx, a, 1, "s-a");
+    cr_assert_not_null(strstr(fake_child_input(a), "\"two\""));
+    cr_assert_eq(fake_child_count(ctx), 1);
+    fake_free(&ctx);
+}
+
+Test(agent, conversations_take_turns_on_one_lane)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child;
+
+    run_in(ctx, 1, "conv-a", "one", NULL);
+    child = newest_begins(ctx, "s-a");
+    run_in(ctx, 2, "conv-b", "two", NULL);
+    cr_assert_not(fake_child_input_closed(child), "it is busy");
+    ends(ctx, child, 1, "s-a");
+    cr_assert(fake_child_input_closed(child));
+    cr_assert_eq(fake_child_count(ctx), 1);
+    fake_child_exit(child, 0);
+    child = newest_begins(ctx, "s-b");
+    cr_assert_str_eq(resumes(child), "");
+    cr_assert_not_null(strstr(fake_child_input(child), "\"two\""));
+    ends(ctx, child, 2, "s-b");
+    run_in(ctx, 3, "conv-a", "three", "s-a");
+    fake_child_exit(child, 0);
+    cr_assert_eq(fake_child_count(ctx), 3);
+    cr_assert_str_eq(resumes(fake_child_at(ctx, 2)), "s-a");
+    fake_free(&ctx);
+}
+
+Test(agent, the_teams_own_jobs_and_those_of_conversations_do_not_mix)
+{
+    struct muster_ctx *ctx = start(PAIR);
+    struct muster_child *own, *a;
+
+    own = begun(ctx);
+    fake_child_line(own, RESULT);
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    run_in(ctx, 2, "conv-a", "two", NULL);
+    cr_assert_eq(fake_child_count(ctx), 2, "the idle process is the team's own");
+    a = newest_begins(ctx, "s-a");
+    ends(ctx, a, 2, "s-a");
+    run(ctx, 3, "three");
+    cr_assert_not_null(strstr(fake_child_input(own), "\"three\""));
+    run(ctx, 4, "four");
+    cr_assert_null(strstr(fake_child_input(a), "\"four\""));
+    cr_assert(fake_child_input_closed(a));
+    fake_child_exit(a, 0);
+    cr_assert_eq(fake_child_count(ctx), 3);
+    cr_assert_str_eq(resumes(fake_child_at(ctx, 2)), "", "what is left of the conversation is not the team's");
+    fake_free(&ctx);
+}
+
+Test(agent, the_teams_own_conversation_outlives_one_that_takes_its_place)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child = begun(ctx);
+
+    fake_child_line(child, RESULT);
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    run_in(ctx, 2, "conv-a", "two", NULL);
+    fake_child_exit(child, 0);
+    child = newest_begins(ctx, "s-a");
+    cr_assert_str_eq(resumes(child), "");
+    ends(ctx, child, 2, "s-a");
+    run(ctx, 3, "three");
+    fake_child_exit(child, 0);
+    cr_assert_str_eq(resumes(fake_child_at(ctx, 2)), "s-1");
+    fake_free(&ctx);
+}
+
+Test(agent, the_process_that_is_idle_longest_makes_room)
+{
+    struct muster_ctx *ctx = start(PAIR);
+    struct muster_child *a, *b;
+
+    run_in(ctx, 1, "conv-a", "one", NULL);
+    a = newest_begins(ctx, "s-a");
+    run_in(ctx, 2, "conv-b", "two", NULL);
+    b = newest_begins(ctx, "s-b");
+    ends(ctx, b, 2, "s-b");
+    fake_advance(ctx, 1000);
+    ends(ctx, a, 1, "s-a");
+    run_in(ctx, 3, "conv-c", "three", NULL);
+    cr_assert(fake_child_input_closed(b));
+    cr_assert_not(fake_child_input_closed(a));
+    fake_free(&ctx);
+}
+
+Test(agent, a_process_that_another_job_waits_for_is_not_ended_to_make_room)
+{
+    struct muster_ctx *ctx = start(PAIR);
+    struct muster_child *a, *b;
+
+    run_in(ctx, 1, "conv-a", "one", NULL);
+    a = newest_begins(ctx, "s-a");
+    ends(ctx, a, 1, "s-a");
+    fake_advance(ctx, 1000);
+    run_in(ctx, 2, "conv-b", "two", NULL);
+    b = newest_begins(ctx, "s-b");
+    ends(ctx, b, 2, "s-b");
+    fake_batch_begin(ctx); /* both are there before any of them is looked at */
+    run_in(ctx, 3, "conv-c", "three", NULL);
+    run_in(ctx, 4, "conv-a", "four", NULL);
+    fake_batch_end(ctx);
+    cr_assert(fake_child_input_closed(b));
+    cr_assert_not_null(strstr(fake_child_input(a), "\"four\""));
+    fake_free(&ctx);
+}
+
+Test(agent, a_stopped_conversation_is_resumed_where_the_queue_says)
+{
+    struct muster_ctx *ctx = start(CLAUDE "    idle_stop: 1m\n");
+    struct muster_child *child;
+
+    run_in(ctx, 1, "conv-a", "one", NULL);
+    child = newest_begins(ctx, "s-a");
+    ends(ctx, child, 1, "s-a");
+    fake_advance(ctx, 60000);
+    fake_child_exit(child, 0);
+    run_in(ctx, 2, "conv-b", "two", "s-old");
+    child = newest_begins(ctx, "s-old");
+    cr_assert_str_eq(resumes(child), "s-old", "as after a restart of the daemon");
+    ends(ctx, child, 2, "s-old");
+    fake_advance(ctx, 60000);
+    fake_child_exit(child, 0);
+    run_in(ctx, 3, "conv-a", "three", NULL);
+    cr_assert_str_eq(resumes(newest_begins(ctx, "s-a")), "s-a", "the agent still knows it");
+    fake_free(&ctx);
+}
+
+Test(agent, a_report_has_the_session_that_the_turn_ended_in)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child;
+
+    run_in(ctx, 1, "conv-a", "/clear", "s-a");
+    child = newest_begins(ctx, "s-a");
+    ends(ctx, child, 1, "s-cleared");
+    run_in(ctx, 2, "conv-a", "two", "s-cleared");
+    cancel(ctx, 2, false);
+    fake_child_line(child, "{\"type\":\"result\",\"subtype\":\"error_during_execution\",\"is_error\":true,"
+                           "\"terminal_reason\":\"aborted_streaming\",\"session_id\":\"s-cleared\"}");
+    cr_assert_str_eq(report_of(ctx, 2, job_state_CANCELLED, MUSTER_OK)->session, "s-cleared");
+    run_in(ctx, 3, "conv-a", "three", "s-cleared");
+    fake_child_line(child, "{\"type\":\"result\",\"subtype\":\"success\",\"is_error\":true,\"api_error_status\":529,"
+                           "\"session_id\":\"s-cleared\"}");
+    cr_assert_str_eq(report_of(ctx, 3, job_state_FAILED, MUSTER_MODEL_OVERLOADED)->session, "s-cleared");
+    run_in(ctx, 4, "conv-b", "four", "s-b");
+    cancel(ctx, 4, false);
+    cr_assert_str_eq(report_of(ctx, 4, job_state_CANCELLED, MUSTER_OK)->session, "s-b", "also when it never began");
+    fake_free(&ctx);
+}
+
+Test(agent, a_crash_in_a_conversation_is_resumed_there)
+{
+    struct muster_ctx *ctx = start(PAIR);
+    struct muster_child *child;
+
+    run_in(ctx, 1, "conv-a", "one", NULL);
+    child = newest_begins(ctx, "s-a");
+    fake_child_exit(child, 9);
+    cr_assert_str_eq(report_of(ctx, 1, job_state_FAILED, MUSTER_PROCESS_ERROR)->session, "s-a");
+    run(ctx, 2, "own");
+    cr_assert_str_eq(resumes(newest_begins(ctx, "s-1")), "");
+    run_in(ctx, 3, "conv-a", "again", "s-a");
+    cr_assert_str_eq(resumes(newest_begins(ctx, "s-a")), "s-a");
+    fake_free(&ctx);
+}
+
+Test(agent, a_job_without_a_session_leaves_the_process_that_a_retry_waits_for)
+{
+    struct muster_ctx *ctx = start(PAIR);
+    struct muster_child *first = begun(ctx), *second;
+
+    fake_child_line(first, RESULT);
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    run_attempt(ctx, 2, 1, "two", "s-2");
+    second = newest_begins(ctx, "s-2");
+    run(ctx, 3, "three");
+    cr_assert_not_null(strstr(fake_child_input(first), "\"three\""));
+    run(ctx, 4, "four");
+    run_attempt(ctx, 5, 2, "retry", "s-2");
+    ends(ctx, second, 2, "s-2");
+    cr_assert_not_null(strstr(fake_child_input(second), "\"retry\""));
+    cr_assert_null(strstr(fake_child_input(second), "\"four\""));
+    fake_child_line(first, RESULT);
+    cr_assert_not_null(strstr(fake_child_input(first), "\"four\""));
+    fake_free(&ctx);
+}
+
+Test(agent, a_job_without_a_session_leaves_the_session_that_a_retry_waits_for)
+{
+    struct muster_ctx *ctx = start(PAIR "    idle_stop: 1m\n");
+
+    fake_child_line(begun(ctx), RESULT);
+    fake_advance(ctx, 60000);
+    fake_child_exit(fake_child_at(ctx, 0), 0);
+    fake_batch_begin(ctx);
+    run(ctx, 2, "any");
+    run_attempt(ctx, 3, 2, "retry", "s-1");
+    fake_batch_end(ctx);
+    cr_assert_eq(fake_child_count(ctx), 3);
+    cr_assert_str_eq(resumes(fake_child_at(ctx, 1)), "");
+    cr_assert_str_eq(resumes(fake_child_at(ctx, 2)), "s-1");
+    fake_free(&ctx);
+}
+
+Test(agent, a_session_that_goes_over_to_a_conversation_is_let_go_first)
+{
+    struct muster_ctx *ctx = start(PAIR);
+    struct muster_child *child = begun(ctx);
+
+    fake_child_line(child, RESULT);
+    run_in(ctx, 2, "conv-a", "two", "s-1");
+    cr_assert(fake_child_input_closed(child));
+    cr_assert_eq(fake_child_count(ctx), 1);
+    fake_child_exit(child, 0);
+    cr_assert_str_eq(resumes(fake_child_at(ctx, 1)), "s-1");
+    run(ctx, 3, "three");
+    cr_assert_str_eq(resumes(fake_child_at(ctx, 2)), "", "it is no longer the team's");
+    fake_free(&ctx);
+}
+
+Test(agent, many_stopped_conversations_do_not_push_out_the_teams_own)
+{
+    struct muster_ctx *ctx = start(CLAUDE "    idle_stop: 1s\n");
+    struct muster_child *child = begun(ctx);
+    char conversation[32], session[32];
+    int i;
+
+    fake_child_line(child, RESULT);
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    for (i = 2; i < 50; i++) {
+        fake_advance(ctx, 1000);
+        fake_child_exit(child, 0);
+        snprintf(conversation, sizeof(conversation), "conv-%d", i);
+        snprintf(session, sizeof(session), "s-%d", i);
+        run_in(ctx, i, conversation, "x", NULL);
+        child = newest_begins(ctx, session);
+        cr_assert_str_eq(resumes(child), "");
+        ends(ctx, child, i, session);
+    }
+    fake_advance(ctx, 1000);
+    fake_child_exit(child, 0);
+    run(ctx, 50, "own");
+    cr_assert_str_eq(resumes(newest_begins(ctx, "s-1")), "s-1");
+    fake_free(&ctx);
+}
+
+/* ---- ends of processes ----------------------------------------------------------------------------------------------
+ */
+
 Test(agent, a_crash_fails_the_attempt_with_the_last_words)
 {
     struct muster_ctx *ctx = start(CLAUDE);
@@ -562,19 +948,118 @@ Test(agent, a_crash_fails_the_attempt_with_the_last_words)
     fake_free(&ctx);
 }
 
-Test(agent, a_session_that_is_gone_is_not_resumed_again)
+#define UNKNOWN                                                                                                        \
+    "{\"type\":\"result\",\"subtype\":\"error_during_execution\",\"is_error\":true,\"num_turns\":0,\"session_id\":"    \
+    "\"s-9\",\"errors\":[\"No conversation found with session ID: s-9\"]}"
+
+/* Job 1 is done by a process that was started without a session; its answer is reported with the new one. */
+static void
+is_done_in_a_new_session(struct muster_ctx *ctx)
+{
+    struct muster_child *child = fake_child_at(ctx, 1);
+    char text[512];
+
+    cr_assert_eq(fake_child_count(ctx), 2);
+    cr_assert_null(report(ctx));
+    cr_assert_str_eq(resumes(child), "");
+    cr_assert_eq(fake_said(ctx, "agent-session-lost"), 1);
+    fake_child_line(child, READY);
+    cr_assert_not_null(strstr(fake_child_input(child), "\"go on\""));
+    fake_child_line(child, INIT);
+    fake_child_line(child, RESULT);
+    cr_assert_str_eq(report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK)->session, "s-1");
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "job.started job.notice job.usage");
+    cr_assert_null(report(ctx));
+}
+
+Test(agent, a_turn_whose_session_is_unknown_is_done_in_a_new_one)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+
+    run_in(ctx, 1, "conv-a", "go on", "s-9");
+    cr_assert_str_eq(resumes(fake_child_at(ctx, 0)), "s-9");
+    fake_child_line(fake_child_at(ctx, 0), UNKNOWN);
+    fake_child_exit(fake_child_at(ctx, 0), 1 << 8);
+    is_done_in_a_new_session(ctx);
+    fake_free(&ctx);
+    ctx = start(CLAUDE); /* of the team's own conversation, told by its last words only */
+    run_attempt(ctx, 1, 1, "go on", "s-9");
+    fake_child_words(fake_child_at(ctx, 0), "No conversation found with session ID: s-9");
+    fake_child_exit(fake_child_at(ctx, 0), 1 << 8);
+    is_done_in_a_new_session(ctx);
+    fake_free(&ctx);
+}
+
+Test(agent, a_session_that_is_unknown_is_not_replaced_by_another_of_the_teams_own)
+{
+    struct muster_ctx *ctx = start(PAIR "    idle_stop: 1m\n");
+    struct muster_child *other = begun(ctx), *child;
+
+    fake_child_line(other, RESULT);
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    run_attempt(ctx, 2, 2, "retry", "s-9");
+    fake_child_words(fake_child_at(ctx, 1), "No conversation found with session ID: s-9");
+    fake_child_exit(fake_child_at(ctx, 1), 1 << 8);
+    child = newest_begins(ctx, "s-2");
+    cr_assert_eq(fake_child_count(ctx), 3);
+    cr_assert_null(strstr(fake_child_input(other), "\"retry\""));
+    fake_advance(ctx, 60000);
+    fake_child_exit(other, 0);
+    ends(ctx, child, 2, "s-2");
+    run_attempt(ctx, 3, 2, "retry", "s-8");
+    fake_child_words(fake_child_at(ctx, 3), "No conversation found with session ID: s-8");
+    fake_child_exit(fake_child_at(ctx, 3), 1 << 8);
+    cr_assert_str_eq(resumes(fake_child_at(ctx, 4)), "", "nor by one that has no process");
+    fake_free(&ctx);
+}
+
+Test(agent, a_session_may_turn_out_to_be_unknown_after_the_prompt)
 {
     struct muster_ctx *ctx = start(CLAUDE);
     struct muster_child *child;
-    const struct queue_report *got;
 
-    run_attempt(ctx, 1, 2, "go on", "s-9");
+    run_in(ctx, 1, "conv-a", "go on", "s-9");
     child = fake_child_at(ctx, 0);
-    fake_child_words(child, "No conversation found with session ID: s-9");
+    fake_child_line(child, READY);
+    fake_child_line(child, UNKNOWN);
+    cr_assert(fake_child_input_closed(child));
+    cr_assert_eq(fake_child_count(ctx), 1, "never two processes of one conversation");
     fake_child_exit(child, 1 << 8);
-    got = report(ctx);
-    cr_assert_str_eq(got->code, "PROCESS_ERROR");
-    cr_assert_str_eq(got->session ? got->session : "", "");
+    is_done_in_a_new_session(ctx);
+    fake_free(&ctx);
+}
+
+Test(agent, a_turn_that_is_cancelled_is_not_begun_again)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child;
+
+    run_in(ctx, 1, "conv-a", "go on", "s-9");
+    child = fake_child_at(ctx, 0);
+    fake_child_line(child, READY);
+    fake_child_line(child, UNKNOWN);
+    cancel(ctx, 1, false);
+    fake_child_exit(child, 1 << 8);
+    cr_assert_null(report_of(ctx, 1, job_state_CANCELLED, MUSTER_OK)->session);
+    cr_assert_eq(fake_child_count(ctx), 1);
+    fake_free(&ctx);
+}
+
+Test(agent, a_turn_in_which_something_was_done_is_not_begun_again)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child;
+
+    run_in(ctx, 1, "conv-a", "go on", "s-9");
+    child = fake_child_at(ctx, 0);
+    fake_child_line(child, READY);
+    fake_child_line(child, "{\"type\":\"assistant\",\"message\":{\"id\":\"m\",\"content\":[{\"type\":\"tool_use\","
+                           "\"id\":\"t1\",\"name\":\"Bash\",\"input\":{}}]}}");
+    fake_child_words(child, "No conversation found");
+    fake_child_exit(child, 1 << 8);
+    cr_assert_null(report_of(ctx, 1, job_state_FAILED, MUSTER_PROCESS_ERROR)->session);
+    cr_assert_eq(fake_child_count(ctx), 1);
     fake_free(&ctx);
 }
 
@@ -670,6 +1155,7 @@ Test(agent, a_cancelled_start_is_reported_at_once_and_goes_on)
     run(ctx, 1, "x");
     cancel(ctx, 1, false);
     report_of(ctx, 1, job_state_CANCELLED, MUSTER_OK);
+    cr_assert(muster_id_is_zero(&((const struct muster_agent_view *)fake_board(ctx, ADDRESS))->processes[0].job));
     run(ctx, 2, "y");
     fake_child_line(fake_child_at(ctx, 0), READY);
     cr_assert_not_null(strstr(fake_child_input(fake_child_at(ctx, 0)), "\"y\""));
@@ -747,6 +1233,28 @@ Test(agent, a_denied_tool_is_not_among_those_used)
     cr_assert_eq(got->files.count, 2);
     cr_assert_str_eq(got->files.items[0], "/etc/motd");
     cr_assert_str_eq(got->files.items[1], "src/a.c");
+    fake_free(&ctx);
+}
+
+Test(agent, a_use_that_the_cli_denied_by_itself_is_none_but_one_that_failed_is)
+{
+    struct muster_ctx *ctx = start(CLAUDE);
+    struct muster_child *child = begun(ctx);
+    const struct queue_report *got;
+
+    fake_child_line(child, TOOL_USE("t1", "Write", "/tmp/denied.c"));
+    fake_child_line(child, TOOL_USE("t2", "Read", "/tmp/missing.c"));
+    fake_child_line(child, "{\"type\":\"user\",\"message\":{\"content\":[{\"type\":\"tool_result\",\"tool_use_id\":"
+                           "\"t1\",\"is_error\":true,\"content\":\"Permission to use Write has been denied.\"},"
+                           "{\"type\":\"tool_result\",\"tool_use_id\":\"t2\",\"is_error\":true,\"content\":"
+                           "\"File does not exist.\"}]}}");
+    fake_child_line(child, "{\"type\":\"result\",\"is_error\":false,\"result\":\"done\",\"permission_denials\":[{"
+                           "\"tool_name\":\"Write\",\"tool_use_id\":\"t1\",\"tool_input\":{}}]}");
+    got = report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    cr_assert_eq(got->tools.count, 1);
+    cr_assert_str_eq(got->tools.items[0], "Read");
+    cr_assert_eq(got->files.count, 1);
+    cr_assert_str_eq(got->files.items[0], "missing.c");
     fake_free(&ctx);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* Keys: made, checked, revoked, configured; with a store that works, fails or comes late. */
+/* Keys: made, checked, rotated, revoked, configured; with a store that works, fails or comes late. */
 #include <criterion/criterion.h>
 
 #include <stdio.h>
@@ -249,6 +249,191 @@ Test(auth, revoke_takes_an_id_and_knows_what_it_cannot_revoke)
     cr_assert_str_eq(why_not(ctx, created->key, FAKE_START_MS), "API key revoked");
     fake_free(&ctx);
 }
+
+/* ---- rotation ---- */
+
+/* Give a key a new text and return what the caller was told. */
+static const struct auth_rotated *
+rotate(struct muster_ctx *ctx, const char *name, int64_t overlap_ms)
+{
+    struct auth_rotate in = {.key = name, .overlap_ms = overlap_ms};
+    const struct fake_sent *sent;
+
+    cr_assert_eq(call(ctx, "caller/1", &auth_rotate_type, &in), MUSTER_OK);
+    cr_assert_null(fake_take_to(ctx, "caller/1"), "no answer before the commit");
+    cr_assert(fake_commit(ctx));
+    sent = fake_take_to(ctx, "caller/1");
+    cr_assert(sent && sent->type == &auth_rotated_type);
+    return sent->body;
+}
+
+Test(auth, a_rotated_key_has_a_new_text_at_once)
+{
+    struct muster_ctx *ctx = start(TEAMS);
+    struct auth_create in = create_of("bot");
+    const struct auth_created *created = create(ctx, &in);
+    const struct auth_rotated *rotated = rotate(ctx, "bot", 0);
+    const struct key *stored = fake_get(ctx, &key_type, &created->id);
+
+    cr_assert(muster_id_equal(&rotated->id, &created->id));
+    cr_assert_str_eq(rotated->name, "bot");
+    cr_assert_str_neq(rotated->key, created->key);
+    cr_assert_eq(rotated->old_until_ms, 0);
+    cr_assert_str_eq(why_not(ctx, rotated->key, FAKE_START_MS), "bot");
+    cr_assert_str_eq(why_not(ctx, created->key, FAKE_START_MS), "API key rotated");
+    cr_assert_eq(muster_keys_count(board(ctx)), 1);
+    cr_assert_eq(stored->created_ms, FAKE_START_MS);
+    cr_assert_eq(fake_said(ctx, "key-rotated"), 1);
+    cr_assert_eq(fake_said(ctx, "key-created"), 1);
+    cr_assert_not(fake_said_text(ctx, rotated->key), "the secret is in no log");
+    fake_free(&ctx);
+}
+
+Test(auth, both_texts_work_until_the_overlap_ends)
+{
+    struct muster_ctx *ctx = start(TEAMS);
+    struct auth_create in = create_of("bot");
+    const struct auth_created *created;
+    const struct auth_rotated *rotated;
+
+    in.expires_ms = FAKE_START_MS + 9000;
+    created = create(ctx, &in);
+    fake_set_clock(ctx, FAKE_START_MS + 1000);
+    rotated = rotate(ctx, "bot", 5000);
+    cr_assert_eq(rotated->old_until_ms, FAKE_START_MS + 6000);
+    cr_assert_str_eq(why_not(ctx, created->key, FAKE_START_MS + 5999), "bot");
+    cr_assert_str_eq(why_not(ctx, created->key, FAKE_START_MS + 6000), "API key rotated");
+    cr_assert_str_eq(why_not(ctx, rotated->key, FAKE_START_MS + 6000), "bot");
+    cr_assert_str_eq(why_not(ctx, rotated->key, FAKE_START_MS + 9000), "API key expired", "as before");
+    cr_assert_eq(fake_restart(ctx), MUSTER_OK);
+    cr_assert_str_eq(why_not(ctx, created->key, FAKE_START_MS + 5999), "bot", "also after a restart");
+    cr_assert_str_eq(why_not(ctx, rotated->key, FAKE_START_MS + 5999), "bot");
+    cr_assert_str_eq(why_not(ctx, "neither", FAKE_START_MS), "Invalid API key");
+    fake_free(&ctx);
+}
+
+Test(auth, rotating_again_ends_the_text_before_the_last_one)
+{
+    struct muster_ctx *ctx = start(TEAMS);
+    struct auth_create in = create_of("bot");
+    const struct auth_created *first = create(ctx, &in);
+    const struct auth_rotated *second = rotate(ctx, "bot", 100000), *third = rotate(ctx, "bot", 100);
+
+    cr_assert_str_eq(why_not(ctx, first->key, FAKE_START_MS), "Invalid API key");
+    cr_assert_str_eq(why_not(ctx, second->key, FAKE_START_MS + 99), "bot");
+    cr_assert_str_eq(why_not(ctx, second->key, FAKE_START_MS + 100), "API key rotated");
+    cr_assert_str_eq(why_not(ctx, third->key, FAKE_START_MS + 100), "bot");
+    fake_free(&ctx);
+}
+
+Test(auth, a_revoked_key_works_with_neither_text)
+{
+    struct muster_ctx *ctx = start(TEAMS);
+    struct auth_create in = create_of("bot");
+    struct auth_revoke revoke = {.key = "bot"};
+    const struct auth_created *old = create(ctx, &in);
+    const struct auth_rotated *new = rotate(ctx, "bot", 100000);
+
+    cr_assert_eq(call(ctx, "caller/1", &auth_revoke_type, &revoke), MUSTER_OK);
+    cr_assert(fake_commit(ctx));
+    cr_assert_str_eq(why_not(ctx, old->key, FAKE_START_MS), "API key revoked");
+    cr_assert_str_eq(why_not(ctx, new->key, FAKE_START_MS), "API key revoked");
+    cr_assert_eq(fake_said(ctx, "key-revoked"), 1);
+    fake_free(&ctx);
+}
+
+Test(auth, what_cannot_be_rotated_says_why)
+{
+    struct muster_ctx *ctx = start(CONFIGURED);
+    struct auth_create in = create_of("bot");
+    struct auth_rotate of = {.key = "nobody"};
+    struct auth_revoke revoke = {.key = "bot"};
+    char id[MUSTER_ID_TEXT];
+
+    refused(ctx, &auth_rotate_type, &of, MUSTER_NOT_FOUND, "nobody");
+    of.key = "ci";
+    refused(ctx, &auth_rotate_type, &of, MUSTER_CONFLICT, "configured");
+    in.expires_ms = FAKE_START_MS + 10;
+    muster_id_text(&create(ctx, &in)->id, id);
+    of.key = id;
+    fake_set_clock(ctx, FAKE_START_MS + 10);
+    refused(ctx, &auth_rotate_type, &of, MUSTER_CONFLICT, "expired");
+    fake_set_clock(ctx, FAKE_START_MS);
+    of.key = "bot";
+    cr_assert_eq(call(ctx, "caller/2", &auth_rotate_type, &of), MUSTER_OK);
+    cr_assert_eq(call(ctx, "caller/1", &auth_rotate_type, &of), MUSTER_CONFLICT, "it is being rotated");
+    cr_assert_eq(call(ctx, "caller/1", &auth_revoke_type, &revoke), MUSTER_CONFLICT);
+    cr_assert(fake_commit(ctx));
+    cr_assert_eq(call(ctx, "caller/1", &auth_revoke_type, &revoke), MUSTER_OK);
+    cr_assert(fake_commit(ctx));
+    fake_forget(ctx);
+    refused(ctx, &auth_rotate_type, &of, MUSTER_CONFLICT, "revoked");
+    fake_free(&ctx);
+}
+
+Test(auth, a_rotation_that_is_not_written_changes_nothing)
+{
+    struct muster_ctx *ctx = start(TEAMS);
+    struct auth_create in = create_of("bot");
+    struct auth_rotate of = {.key = "bot"};
+    const struct auth_created *created = create(ctx, &in);
+
+    cr_assert_eq(call(ctx, "caller/1", &auth_rotate_type, &of), MUSTER_OK);
+    cr_assert(fake_commit_fails(ctx, MUSTER_STORAGE_FULL));
+    cr_assert_eq(fake_take_to(ctx, "caller/1")->type, &failed_type);
+    cr_assert_str_eq(why_not(ctx, created->key, FAKE_START_MS), "bot");
+    cr_assert_eq(fake_said(ctx, "key-rotated"), 0);
+    (void)rotate(ctx, "bot", 0);
+    cr_assert_str_eq(why_not(ctx, created->key, FAKE_START_MS), "API key rotated");
+    fake_free(&ctx);
+}
+
+/* ---- rates by name, and teams that are spoken for ---- */
+
+Test(auth, keys_have_a_tier_and_speak_for_a_team)
+{
+    static const char *const own[] = {"backend"};
+    struct muster_ctx *ctx = start(TEAMS);
+    struct auth_create in = create_of("bot");
+    const struct auth_created *created;
+    const struct key *stored;
+
+    in.tier = key_tier_PREMIUM;
+    in.speaks_for = "frontend";
+    created = create(ctx, &in);
+    stored = fake_get(ctx, &key_type, &created->id);
+    cr_assert_eq(stored->tier, key_tier_PREMIUM);
+    cr_assert_str_eq(stored->speaks_for, "frontend");
+    cr_assert_eq(fake_restart(ctx), MUSTER_OK);
+    cr_assert_str_eq(muster_keys_at(board(ctx), 0)->speaks_for, "frontend");
+    cr_assert_eq(muster_keys_at(board(ctx), 0)->tier, key_tier_PREMIUM);
+    in.name = "other";
+    in.speaks_for = "ghosts";
+    refused(ctx, &auth_create_type, &in, MUSTER_TEAM_NOT_FOUND, "ghosts");
+    in.teams = (struct muster_strs){own, 1};
+    in.speaks_for = "frontend";
+    refused(ctx, &auth_create_type, &in, MUSTER_INVALID_REQUEST, "one of those only");
+    in.speaks_for = "backend";
+    (void)create(ctx, &in);
+    in.name = "plain";
+    in.speaks_for = "";
+    in.tier = key_tier_NONE;
+    stored = fake_get(ctx, &key_type, &create(ctx, &in)->id);
+    cr_assert_eq(stored->tier, key_tier_NONE);
+    fake_free(&ctx);
+}
+
+Test(auth, configured_keys_have_a_tier_and_speak_for_a_team)
+{
+    struct muster_ctx *ctx = start(TEAMS "auth: {keys: [{name: ci, key: secret-of-ci-0123456789, tier: enterprise, "
+                                         "speaks_for: frontend}]}\n");
+
+    cr_assert_eq(muster_keys_at(board(ctx), 0)->tier, key_tier_ENTERPRISE);
+    cr_assert_str_eq(muster_keys_at(board(ctx), 0)->speaks_for, "frontend");
+    fake_free(&ctx);
+}
+
+/* ---- configured keys, and restarts ---- */
 
 Test(auth, configured_keys_work_and_keep_their_ids)
 {

@@ -99,6 +99,31 @@ play(const char *name, const char *const *allow)
     return fake;
 }
 
+/* The agent uses a tool, or the tool says something; `more` goes beside the message. */
+static void
+use_tool(struct fake_host *fake, size_t id, const char *tool, const char *input)
+{
+    char text[1024];
+
+    snprintf(text, sizeof(text),
+             "{\"type\":\"assistant\",\"message\":{\"id\":\"m\",\"content\":[{\"type\":\"tool_use\",\"id\":\"%zu\","
+             "\"name\":\"%s\",\"input\":%s}]}}",
+             id, tool, input);
+    line(fake, text);
+}
+
+static void
+tool_says(struct fake_host *fake, size_t id, bool failed, const char *said, const char *more)
+{
+    char text[1024];
+
+    snprintf(text, sizeof(text),
+             "{\"type\":\"user\",\"message\":{\"content\":[{\"type\":\"tool_result\",\"tool_use_id\":\"%zu\","
+             "\"is_error\":%s,\"content\":\"%s\"}]}%s}",
+             id, failed ? "true" : "false", said, more);
+    line(fake, text);
+}
+
 /* ---- the process ----------------------------------------------------------------------------------------------------
  */
 
@@ -288,6 +313,156 @@ Test(claude, files_in_the_directory_are_told_from_there)
         snprintf(text, sizeof(text), "\"id\":\"%zu\",\"file\":\"%s\"", i, files[i].told);
         cr_assert_eq(fake_host_events(fake, &job_tool_use_type, text), 1, "%s", files[i].file);
     }
+    fake_host_free(fake);
+}
+
+Test(claude, the_file_of_a_tool_is_told_whatever_the_tool_calls_it)
+{
+    static const struct {
+        const char *tool, *input, *told;
+    } uses[] = {{"Read", "{\"file_path\":\"/work-dir/work/a.c\",\"limit\":5}", "a.c"},
+                {"Edit", "{\"file_path\":\"/work-dir/work/a.c\",\"old_string\":\"x\",\"new_string\":\"y\"}", "a.c"},
+                {"Write", "{\"file_path\":\"/work-dir/work/b.c\",\"content\":\"\"}", "b.c"},
+                {"MultiEdit", "{\"file_path\":\"/work-dir/work/c.c\",\"edits\":[]}", "c.c"},
+                {"NotebookEdit", "{\"notebook_path\":\"/work-dir/work/d.ipynb\",\"new_source\":\"\"}", "d.ipynb"},
+                {"Grep", "{\"pattern\":\"x\",\"path\":\"/work-dir/work/src\"}", "src"},
+                {"Glob", "{\"pattern\":\"*.c\",\"path\":\"/elsewhere\"}", "/elsewhere"},
+                {"Grep", "{\"pattern\":\"x\"}", NULL},
+                {"Read", "{\"file_path\":7}", NULL},
+                {"Bash", "{\"command\":\"cat a.c\"}", NULL}};
+    struct fake_host *fake = in_turn();
+    char text[512];
+    size_t i;
+
+    for (i = 0; i < sizeof(uses) / sizeof(uses[0]); i++) {
+        use_tool(fake, i, uses[i].tool, uses[i].input);
+        if (uses[i].told)
+            snprintf(text, sizeof(text), "{\"tool\":\"%s\",\"id\":\"%zu\",\"file\":\"%s\"", uses[i].tool, i,
+                     uses[i].told);
+        else
+            snprintf(text, sizeof(text), "{\"tool\":\"%s\",\"id\":\"%zu\",\"input\"", uses[i].tool, i);
+        cr_assert_eq(fake_host_events(fake, &job_tool_use_type, text), 1, "%s: %s", text,
+                     fake->events[fake->event_count - 1].json);
+    }
+    fake_host_free(fake);
+}
+
+/* ---- how far it is --------------------------------------------------------------------------------------------------
+ */
+
+static const char *
+newest_progress(const struct fake_host *fake)
+{
+    size_t i;
+
+    for (i = fake->event_count; i-- > 0;)
+        if (fake->events[i].type == &job_progress_type)
+            return fake->events[i].json;
+    return "";
+}
+
+static size_t
+progress_count(const struct fake_host *fake)
+{
+    return fake_host_events(fake, &job_progress_type, "");
+}
+
+#define TODO(content, status)                                                                                          \
+    "{\"content\":\"" content "\",\"status\":\"" status "\",\"activeForm\":\"Doing " content "\"}"
+
+Test(claude, a_list_of_todos_says_how_far_it_is)
+{
+    struct fake_host *fake = in_turn();
+
+    use_tool(fake, 1, "TodoWrite",
+             "{\"todos\":[" TODO("a", "completed") "," TODO("b", "in_progress") "," TODO("c", "pending") "]}");
+    cr_assert_eq(progress_count(fake), 0, "it may be denied yet");
+    tool_says(fake, 1, false, "Todos have been modified successfully.", "");
+    cr_assert_str_eq(newest_progress(fake), "{\"current\":1,\"total\":3,\"step\":\"Doing b\"}");
+    use_tool(fake, 2, "TodoWrite",
+             "{\"todos\":[" TODO("a", "completed") "," TODO("b", "completed") "," TODO("c", "completed") "]}");
+    tool_says(fake, 2, false, "Todos have been modified successfully.", "");
+    cr_assert_str_eq(newest_progress(fake), "{\"current\":3,\"total\":3}");
+    use_tool(fake, 3, "TodoWrite", "{\"todos\":[{\"content\":\"old\",\"status\":\"in_progress\"}]}");
+    tool_says(fake, 3, false, "fine", "");
+    cr_assert_str_eq(newest_progress(fake), "{\"current\":0,\"total\":1,\"step\":\"old\"}");
+    cr_assert_eq(progress_count(fake), 3);
+    fake_host_free(fake);
+}
+
+Test(claude, tasks_that_are_created_and_updated_say_how_far_it_is)
+{
+    struct fake_host *fake = in_turn();
+
+    use_tool(fake, 1, "TaskCreate", "{\"subject\":\"Read\",\"description\":\"x\",\"activeForm\":\"Reading\"}");
+    tool_says(fake, 1, false, "Task #7 created successfully: Read", "");
+    cr_assert_str_eq(newest_progress(fake), "{\"current\":0,\"total\":1}");
+    use_tool(fake, 2, "TaskCreate", "{\"subject\":\"Write\",\"description\":\"x\"}");
+    tool_says(fake, 2, false, "made", ",\"tool_use_result\":{\"task\":{\"id\":\"8\",\"subject\":\"Write\"}}");
+    use_tool(fake, 3, "TaskUpdate", "{\"taskId\":\"7\",\"status\":\"in_progress\"}");
+    tool_says(fake, 3, false, "Updated task #7 status", "");
+    cr_assert_str_eq(newest_progress(fake), "{\"current\":0,\"total\":2,\"step\":\"Reading\"}");
+    use_tool(fake, 4, "TaskUpdate", "{\"taskId\":\"7\",\"status\":\"completed\"}");
+    tool_says(fake, 4, false, "Updated task #7 status", "");
+    use_tool(fake, 5, "TaskUpdate", "{\"taskId\":\"8\",\"status\":\"in_progress\"}");
+    tool_says(fake, 5, false, "Updated task #8 status", "");
+    cr_assert_str_eq(newest_progress(fake), "{\"current\":1,\"total\":2,\"step\":\"Write\"}");
+    use_tool(fake, 6, "TaskUpdate", "{\"taskId\":\"8\",\"status\":\"deleted\"}");
+    tool_says(fake, 6, false, "Updated task #8 deleted", "");
+    cr_assert_str_eq(newest_progress(fake), "{\"current\":1,\"total\":1}");
+    use_tool(fake, 7, "TaskUpdate", "{\"taskId\":\"3\",\"status\":\"in_progress\"}");
+    tool_says(fake, 7, false, "Updated task #3 status", "");
+    cr_assert_str_eq(newest_progress(fake), "{\"current\":1,\"total\":2}", "one of an earlier turn");
+    fake_host_free(fake);
+}
+
+Test(claude, the_next_turn_counts_its_own_tasks)
+{
+    struct fake_host *fake = in_turn();
+
+    use_tool(fake, 1, "TaskCreate", "{\"subject\":\"Read\"}");
+    tool_says(fake, 1, false, "Task #1 created successfully: Read", "");
+    line(fake, "{\"type\":\"result\",\"is_error\":false,\"result\":\"x\"}");
+    fake_host_forget(fake);
+    fake_host_begin(fake, "next", 1);
+    line(fake, INIT);
+    use_tool(fake, 2, "TaskCreate", "{\"subject\":\"Write\"}");
+    tool_says(fake, 2, false, "Task #2 created successfully: Write", "");
+    cr_assert_str_eq(newest_progress(fake), "{\"current\":0,\"total\":1}");
+    fake_host_free(fake);
+}
+
+Test(claude, todos_that_do_not_count_are_passed_over)
+{
+    static const struct {
+        const char *tool, *input, *said;
+    } uses[] = {{"TodoWrite", "{\"todos\":[]}", "x"},
+                {"TodoWrite", "{\"todos\":[1]}", "x"},
+                {"TodoWrite", "{\"todos\":{\"a\":1}}", "x"},
+                {"TodoWrite", "[]", "x"},
+                {"TaskCreate", "{\"subject\":\"x\"}", "made one"},
+                {"TaskCreate", "{\"subject\":\"x\"}", "Task #x"},
+                {"TaskUpdate", "{\"taskId\":\"1\"}", "x"},
+                {"TaskUpdate", "{\"taskId\":1,\"status\":\"completed\"}", "x"},
+                {"TaskUpdate", "{\"taskId\":\"1\",\"status\":\"deleted\"}", "x"},
+                {"TaskUpdate", "null", "x"},
+                {"TaskList", "{}", "Task #1"}};
+    struct fake_host *fake = in_turn();
+    size_t i;
+
+    for (i = 0; i < sizeof(uses) / sizeof(uses[0]); i++) {
+        use_tool(fake, i, uses[i].tool, uses[i].input);
+        tool_says(fake, i, false, uses[i].said, "");
+        cr_assert_eq(progress_count(fake), 0, "%s %s", uses[i].tool, uses[i].input);
+    }
+    use_tool(fake, 100, "TodoWrite", "{\"todos\":[" TODO("a", "completed") "]}");
+    tool_says(fake, 100, true, "denied", "");
+    cr_assert_eq(progress_count(fake), 0, "a use that failed changed nothing");
+    line(fake,
+         "{\"type\":\"assistant\",\"parent_tool_use_id\":\"t\",\"message\":{\"id\":\"m\",\"content\":[{\"type\":"
+         "\"tool_use\",\"id\":\"101\",\"name\":\"TodoWrite\",\"input\":{\"todos\":[" TODO("a", "completed") "]}}]}}");
+    tool_says(fake, 101, false, "fine", "");
+    cr_assert_eq(progress_count(fake), 0, "a sub-agent's list is not the job's");
     fake_host_free(fake);
 }
 
@@ -662,6 +837,7 @@ Test(claude, a_session_that_is_gone_is_begun_afresh)
     driver_claude.exited(fake->driver, 1 << 8, "");
     cr_assert_eq(fake->done[0].outcome.err, MUSTER_PROCESS_ERROR);
     cr_assert(fake->done[0].outcome.fresh_session);
+    cr_assert_eq(fake->event_count, 0, "it is no turn of the agent's own");
     fake_host_free(fake);
     fake = play("f6-resume-unknown", NULL);
     cr_assert_eq(fake->done[0].outcome.err, MUSTER_PROCESS_ERROR);
@@ -856,6 +1032,19 @@ Test(claude, an_allow_rule_holds_for_both_names_of_the_directory)
     cr_assert_eq(fake_host_events(fake, &job_permission_type, "\"allowed\""), 2);
     line(fake, CAN_USE("3", "Edit", "{\"file_path\":\"/elsewhere/src/a\"}"));
     cr_assert_eq(fake_host_events(fake, &job_permission_type, "\"denied\""), 1);
+    fake_host_free(fake);
+}
+
+Test(claude, what_the_agent_denied_by_itself_is_told_with_the_result)
+{
+    struct fake_host *fake = with_denials();
+
+    line(fake, HOOK("1", "Bash", "{\"command\":\"cat x\"}"));
+    line(fake,
+         "{\"type\":\"result\",\"is_error\":false,\"result\":\"x\",\"permission_denials\":[{\"tool_use_id\":\"1\"},"
+         "{\"tool_use_id\":\"2\"},{\"tool_use_id\":3},7]}");
+    cr_assert_str_eq(fake->denied.data, "1 2 ");
+    cr_assert_eq(fake->done_count, 1);
     fake_host_free(fake);
 }
 

@@ -47,6 +47,10 @@ Test(echo, text_that_is_no_script_is_answered_whole)
     answers("@size=1000GiB x", "@size=1000GiB x");
     answers("@tool=Read:{broken x", "@tool=Read:{broken x");
     answers("@cost=nan x", "@cost=nan x");
+    answers("@progress=2 x", "@progress=2 x");
+    answers("@progress=6/5 x", "@progress=6/5 x");
+    answers("@progress=0/0 x", "@progress=0/0 x");
+    answers("@progress=1/5/6 x", "@progress=1/5/6 x");
     answers("@", "@");
 }
 
@@ -98,6 +102,43 @@ Test(echo, uses_tools_before_the_text)
     cr_assert_eq(fake_host_events(fake, &job_tool_use_type, "\"file\":\"/a/b.c\""), 1);
     cr_assert_eq(fake_host_events(fake, &job_tool_use_type, "\"input\":{\"file_path\":\"/a/b.c\"}"), 1);
     cr_assert_str_eq(fake->done[0].text, "text");
+    fake_host_free(fake);
+}
+
+static size_t
+steps(const struct fake_host *fake)
+{
+    return fake_host_events(fake, &job_progress_type, "");
+}
+
+Test(echo, says_how_far_it_is_between_chunks)
+{
+    struct fake_host *fake = said("@progress=0/5 @progress=2/5 @chunks=3 @gap=10ms abc");
+
+    cr_assert_eq(fake->chunk_count, 1);
+    cr_assert_eq(steps(fake), 1);
+    cr_assert_str_eq(fake->events[0].json, "{\"current\":0,\"total\":5}");
+    driver_echo.timer(fake->driver);
+    cr_assert_str_eq(fake->events[1].json, "{\"current\":2,\"total\":5}");
+    cr_assert_eq(fake->done_count, 0);
+    driver_echo.timer(fake->driver);
+    cr_assert_eq(fake->done_count, 1);
+    cr_assert_eq(steps(fake), 2);
+    fake_host_begin(fake, "again", 1);
+    cr_assert_eq(steps(fake), 2, "the next turn says nothing of the kind");
+    fake_host_free(fake);
+}
+
+Test(echo, says_all_that_is_left_before_it_ends_or_hangs)
+{
+    struct fake_host *fake = said("@progress=1/3 @progress=2/3 @hang x");
+
+    cr_assert_eq(steps(fake), 2);
+    cr_assert_eq(fake->done_count, 0);
+    fake_host_free(fake);
+    fake = said("@progress=1/3");
+    cr_assert_eq(steps(fake), 1);
+    cr_assert_eq(fake->done_count, 1);
     fake_host_free(fake);
 }
 

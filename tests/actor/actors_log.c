@@ -121,3 +121,172 @@ Test(log, many_bytes_are_written_without_waiting)
     free(text);
     fake_free(&ctx);
 }
+
+/* ---- what is settled ---- */
+
+/* A durable event that the store has numbered and not yet on disk. */
+static int64_t
+number(struct muster_ctx *ctx)
+{
+    return muster_log_number(muster_ctx_store(ctx));
+}
+
+/* The store says that these are on disk, or will never be. */
+static void
+publish(struct muster_ctx *ctx, const int64_t *seqs, size_t count, bool lost)
+{
+    struct event events[8] = {{.seq = 0}};
+    struct log_number numbers[8];
+    struct log_publish body = {.events = {NULL, 0}};
+    size_t i;
+
+    for (i = 0; i < count; i++) {
+        numbers[i].seq = seqs[i];
+        events[i] = (struct event){.seq = seqs[i], .type = "job.queued", .team = "t"};
+    }
+    if (lost)
+        body = (struct log_publish){.lost = {numbers, count}};
+    else
+        body = (struct log_publish){.events = {events, count}};
+    cr_assert_eq(fake_call(ctx, "", 0, &log_publish_type, &body), MUSTER_OK);
+}
+
+static int64_t
+last_seq(struct muster_ctx *ctx)
+{
+    return fake_event_at(ctx, fake_event_count(ctx) - 1)->seq;
+}
+
+Test(log, all_is_settled_while_nothing_is_on_its_way)
+{
+    struct muster_ctx *ctx = log_new();
+    struct muster_id job = muster_id_new(FAKE_START_MS);
+    int64_t durable;
+
+    append(ctx, &job, "one");
+    cr_assert_eq(fake_settled(ctx), last_seq(ctx));
+    append(ctx, &job, "two");
+    cr_assert_eq(fake_settled(ctx), last_seq(ctx));
+    durable = number(ctx);
+    publish(ctx, &durable, 1, false);
+    cr_assert_eq(fake_settled(ctx), durable);
+    fake_free(&ctx);
+}
+
+Test(log, live_events_overtake_durable_ones_and_settle_behind_them)
+{
+    struct muster_ctx *ctx = log_new();
+    struct muster_id job = muster_id_new(FAKE_START_MS);
+    int64_t first = number(ctx), third, fourth;
+
+    append(ctx, &job, "two");
+    cr_assert_eq(last_seq(ctx), first + 1, "published at once");
+    cr_assert_eq(fake_settled(ctx), first - 1);
+    third = number(ctx);
+    fourth = number(ctx);
+    append(ctx, &job, "five");
+    cr_assert_eq(fake_settled(ctx), first - 1);
+    publish(ctx, &third, 1, false);
+    cr_assert_eq(fake_settled(ctx), first - 1, "the first is still missing");
+    publish(ctx, &first, 1, false);
+    cr_assert_eq(fake_settled(ctx), third);
+    publish(ctx, &fourth, 1, false);
+    cr_assert_eq(fake_settled(ctx), fourth + 1, "and what came live behind it");
+    fake_free(&ctx);
+}
+
+Test(log, a_batch_settles_event_by_event)
+{
+    struct muster_ctx *ctx = log_new();
+    struct muster_id job = muster_id_new(FAKE_START_MS);
+    int64_t seqs[3] = {number(ctx), number(ctx), number(ctx)};
+
+    publish(ctx, seqs, 3, false);
+    cr_assert_eq(fake_settled(ctx), seqs[2]);
+    cr_assert_eq(fake_event_count(ctx), 3);
+    append(ctx, &job, "next");
+    cr_assert_eq(fake_settled(ctx), seqs[2] + 1);
+    fake_free(&ctx);
+}
+
+Test(log, numbers_that_were_lost_hold_nothing_up)
+{
+    struct muster_ctx *ctx = log_new();
+    struct muster_id job = muster_id_new(FAKE_START_MS);
+    int64_t seqs[2] = {number(ctx), number(ctx)};
+
+    append(ctx, &job, "three");
+    cr_assert_eq(fake_settled(ctx), seqs[0] - 1);
+    publish(ctx, &seqs[1], 1, true);
+    cr_assert_eq(fake_settled(ctx), seqs[0] - 1);
+    publish(ctx, &seqs[0], 1, true);
+    cr_assert_eq(fake_settled(ctx), seqs[1] + 1);
+    cr_assert_eq(fake_event_count(ctx), 1, "nothing but the number was published");
+    seqs[0] = number(ctx); /* the highest there is: nothing was seen above it */
+    publish(ctx, seqs, 1, true);
+    cr_assert_eq(fake_settled(ctx), seqs[0]);
+    fake_free(&ctx);
+}
+
+Test(log, flush_says_what_was_settled_when_it_was_asked)
+{
+    struct muster_ctx *ctx = log_new();
+    struct muster_id job = muster_id_new(FAKE_START_MS);
+    struct log_flush body = {.all = true};
+    int64_t durable = number(ctx);
+
+    append(ctx, &job, "overtakes");
+    fake_call(ctx, "caller/1", 1, &log_flush_type, &body);
+    publish(ctx, &durable, 1, false);
+    fake_commit_all(ctx);
+    cr_assert_eq(((const struct store_committed *)fake_take_to(ctx, "caller/1")->body)->seq, durable - 1);
+    fake_call(ctx, "caller/1", 2, &log_flush_type, &body);
+    fake_commit_all(ctx);
+    cr_assert_eq(((const struct store_committed *)fake_take_to(ctx, "caller/1")->body)->seq, durable + 1);
+    fake_free(&ctx);
+}
+
+Test(log, what_was_numbered_before_a_restart_is_settled)
+{
+    struct muster_ctx *ctx = log_new();
+    struct muster_id job = muster_id_new(FAKE_START_MS);
+    int64_t before = number(ctx);
+
+    append(ctx, &job, "overtakes");
+    cr_assert_eq(fake_settled(ctx), before - 1);
+    cr_assert_eq(fake_restart(ctx), MUSTER_OK);
+    append(ctx, &job, "after");
+    cr_assert_eq(fake_settled(ctx), last_seq(ctx));
+    fake_free(&ctx);
+}
+
+/* Numbers in random order, as live and durable ones meet: what is settled is always all below the lowest open one. */
+Test(log, settled_is_right_whatever_the_order)
+{
+    enum { COUNT = 400 };
+    struct muster_ctx *ctx = log_new();
+    struct muster_id job = muster_id_new(FAKE_START_MS);
+    int64_t open[COUNT], highest = 0, lowest;
+    unsigned random = 7, i, k, count = 0;
+
+    for (i = 0; i < COUNT; i++) {
+        random = random * 1103515245 + 12345;
+        if ((random >> 16 & 3) == 0) {
+            append(ctx, &job, "live");
+            highest = last_seq(ctx);
+        } else if ((random >> 16 & 3) == 1 || count == 0) {
+            open[count++] = number(ctx);
+            continue; /* nothing was published */
+        } else {
+            k = (random >> 18) % count;
+            publish(ctx, &open[k], 1, (random >> 24 & 1) != 0);
+            highest = open[k] > highest ? open[k] : highest;
+            open[k] = open[--count];
+        }
+        lowest = highest + 1;
+        for (k = 0; k < count; k++)
+            lowest = open[k] < lowest ? open[k] : lowest;
+        cr_assert_eq(fake_settled(ctx), lowest - 1);
+    }
+    fake_free(&ctx);
+}

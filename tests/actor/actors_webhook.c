@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "actors/webhook.h"
 #include "tests/actor/fake/fake_ctx.h"
 
 #define URL "https://api.example.com/webhooks/iris"
@@ -18,6 +19,8 @@ start(const char *yaml)
 
     cr_assert_eq(fake_start(ctx, &muster_webhook_class, MUSTER_WEBHOOK, NULL), MUSTER_OK);
     cr_assert(fake_subscribed(ctx));
+    cr_assert_eq(fake_commit_all(ctx), 1, "the server's secret");
+    fake_forget(ctx);
     return ctx;
 }
 
@@ -41,6 +44,26 @@ job_of(struct muster_ctx *ctx, const struct job_callback *callback)
 }
 
 static const struct job_callback plain = {.url = URL};
+
+#define OWN_SECRET "0123456789abcdef0123456789abcdef"
+#define SERVER_SECRET "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"
+static const struct job_callback with_secret = {.url = URL, .secret = {(const uint8_t *)OWN_SECRET, 32}};
+
+/* The server's secret is there already. */
+static struct muster_ctx *
+start_with_secret(void)
+{
+    struct muster_ctx *ctx = fake_new(NULL);
+    struct secret secret = {.id = muster_id_of("secret", "callbacks"),
+                            .value = {(const uint8_t *)SERVER_SECRET, 32},
+                            .created_ms = FAKE_START_MS - 1};
+
+    fake_put(ctx, &secret_type, &secret);
+    cr_assert_eq(fake_start(ctx, &muster_webhook_class, MUSTER_WEBHOOK, NULL), MUSTER_OK);
+    cr_assert_eq(fake_commit_all(ctx), 0, "it is not made again");
+    fake_forget(ctx);
+    return ctx;
+}
 
 static void
 put_pending(struct muster_ctx *ctx, const struct job *job)
@@ -209,12 +232,154 @@ Test(webhook, headers_that_would_harm_are_left_out)
 
     end_job(ctx, &job);
     fetch = fake_fetch_at(ctx, 0);
-    cr_assert_eq(fetch->spec.header_count, 4);
+    cr_assert_eq(fetch->spec.header_count, 5);
     cr_assert_str_eq(fake_fetch_header(fetch, "Content-Type"), "application/vnd.ci+json");
     cr_assert_str_eq(fake_fetch_header(fetch, "X-Good"), "yes");
     cr_assert_eq(strncmp(fake_fetch_header(fetch, "webhook-id"), "msg_", 4), 0);
     fake_free(&ctx);
 }
+
+/* ---- signatures -------------------------------------------------------------------------------------------------- */
+
+/* The known answer of the reference libraries of Standard Webhooks. */
+Test(webhook, signature_is_that_of_the_standard)
+{
+    static const char body[] = "{\"test\": 2432232314}";
+    struct webhook_letter letter = {.id = "msg_p5jXN8AQM9LWM0D4loKWxJek", .now_ms = INT64_C(1614265330000)};
+    struct muster_arena *arena = muster_arena_new();
+    uint8_t secret[MUSTER_WHSEC_BYTES];
+
+    letter.secrets.value.data = secret;
+    cr_assert_eq(muster_whsec_parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", secret, &letter.secrets.value.size),
+                 MUSTER_OK);
+    cr_assert_str_eq(webhook_signature(arena, &letter, body, sizeof body - 1),
+                     "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    muster_arena_free(&arena);
+}
+
+/* The answers of the next two were computed with another program from the body that the first test shows. */
+static const char *
+signature_of(struct muster_ctx *ctx, const struct job_callback *callback)
+{
+    struct job job = job_of(ctx, callback);
+
+    cr_assert_eq(muster_id_parse("018bcfe5-6800-7000-aa3a-a9640562b6e5", &job.id), MUSTER_OK);
+    end_job(ctx, &job);
+    return fake_fetch_header(fake_fetch_at(ctx, fake_fetch_count(ctx) - 1), "webhook-signature");
+}
+
+Test(webhook, callback_with_a_secret_of_its_own_is_signed_with_it)
+{
+    struct muster_ctx *ctx = start_with_secret();
+
+    cr_assert_str_eq(signature_of(ctx, &with_secret), "v1,2ZqziCL+XD2WcUVhKT6ZByH+nrj7iOF21gCC8ghLNVo=");
+    fake_free(&ctx);
+}
+
+Test(webhook, other_callbacks_are_signed_with_the_servers_secret)
+{
+    struct muster_ctx *ctx = start_with_secret();
+
+    cr_assert_str_eq(signature_of(ctx, &plain), "v1,jg3818EaXAYpN0uoYn4lTcNNiyAmrS0OdOl4qij8ims=");
+    fake_free(&ctx);
+}
+
+static const struct secret *
+ask_secret(struct muster_ctx *ctx, const struct webhook_secret *ask)
+{
+    const struct webhook_secret_is *is;
+    const struct fake_sent *sent;
+
+    cr_assert_eq(fake_call(ctx, "asker", 7, &webhook_secret_type, ask), MUSTER_OK);
+    (void)fake_commit_all(ctx);
+    sent = fake_take_to(ctx, "asker");
+    cr_assert_not_null(sent);
+    cr_assert_eq(sent->type, &webhook_secret_is_type);
+    cr_assert_eq(sent->envelope.id, 7);
+    is = sent->body;
+    return is->secret;
+}
+
+Test(webhook, servers_secret_is_made_once_and_rotates_with_two_signatures)
+{
+    static const struct webhook_secret show = {0}, rotate = {.rotate = true, .overlap_ms = 60000},
+                                       at_once = {.rotate = true};
+    struct muster_ctx *ctx = start(NULL);
+    const struct secret *first = ask_secret(ctx, &show), *second;
+    struct job job = job_of(ctx, &plain);
+
+    cr_assert_eq(first->value.size, 32);
+    cr_assert_eq(fake_restart(ctx), MUSTER_OK);
+    cr_assert_eq(memcmp(ask_secret(ctx, &show)->value.data, first->value.data, 32), 0, "it is on disk");
+    second = ask_secret(ctx, &rotate);
+    cr_assert_neq(memcmp(second->value.data, first->value.data, 32), 0);
+    cr_assert_eq(memcmp(second->old.data, first->value.data, 32), 0);
+    cr_assert_eq(second->old_until_ms, FAKE_START_MS + 60000);
+    end_job(ctx, &job);
+    cr_assert_not_null(strstr(fake_fetch_header(fake_fetch_at(ctx, 0), "webhook-signature"), "= v1,"));
+    cr_assert_eq(fake_restart(ctx), MUSTER_OK);
+    cr_assert_not_null(strstr(fake_fetch_header(fake_fetch_at(ctx, 1), "webhook-signature"), "= v1,"));
+    fake_advance(ctx, 60000);
+    cr_assert_eq(fake_restart(ctx), MUSTER_OK);
+    cr_assert_null(strchr(fake_fetch_header(fake_fetch_at(ctx, 2), "webhook-signature"), ' '), "the old one is over");
+    cr_assert_eq(ask_secret(ctx, &at_once)->old.size, 0);
+    cr_assert_not(fake_said_text(ctx, "whsec_"));
+    cr_assert_eq(fake_said(ctx, "callback-secret-rotated"), 2);
+    fake_free(&ctx);
+}
+
+Test(webhook, servers_secret_that_cannot_be_written_is_written_later)
+{
+    static const struct webhook_secret show = {0}, rotate = {.rotate = true};
+    struct muster_ctx *ctx = fake_new(NULL);
+    struct muster_id id = muster_id_of("secret", "callbacks");
+    const struct secret *secret;
+    const struct fake_sent *sent;
+
+    cr_assert_eq(fake_start(ctx, &muster_webhook_class, MUSTER_WEBHOOK, NULL), MUSTER_OK);
+    cr_assert(fake_commit_fails(ctx, MUSTER_STORAGE_FULL));
+    cr_assert_null(fake_get(ctx, &secret_type, &id));
+    fake_refuse(ctx, MUSTER_STORE, MUSTER_OVERLOADED);
+    fake_advance(ctx, 5000);
+    fake_refuse(ctx, MUSTER_STORE, MUSTER_OK);
+    fake_advance(ctx, 5000);
+    cr_assert_eq(fake_commit_all(ctx), 1);
+    secret = fake_get(ctx, &secret_type, &id);
+    cr_assert_not_null(secret);
+    cr_assert_eq(memcmp(ask_secret(ctx, &show)->value.data, secret->value.data, 32), 0);
+    cr_assert_eq(fake_call(ctx, "asker", 8, &webhook_secret_type, &rotate), MUSTER_OK);
+    cr_assert(fake_commit_fails(ctx, MUSTER_STORAGE_FULL));
+    sent = fake_take_to(ctx, "asker");
+    cr_assert_eq(sent->type, &failed_type);
+    cr_assert_eq(memcmp(ask_secret(ctx, &show)->value.data, secret->value.data, 32), 0, "nothing has changed");
+    fake_free(&ctx);
+}
+
+/* Whoever asks before it is on disk is told when it is, and rotations go one after the other. */
+Test(webhook, servers_secret_is_told_when_it_is_on_disk)
+{
+    static const struct webhook_secret show = {0}, rotate = {.rotate = true, .overlap_ms = 1000};
+    struct muster_ctx *ctx = fake_new(NULL);
+    const struct webhook_secret_is *is;
+    const struct secret *secret;
+
+    cr_assert_eq(fake_start(ctx, &muster_webhook_class, MUSTER_WEBHOOK, NULL), MUSTER_OK);
+    cr_assert_eq(fake_call(ctx, "asker", 1, &webhook_secret_type, &show), MUSTER_OK);
+    cr_assert_null(fake_take_to(ctx, "asker"));
+    cr_assert_eq(fake_call(ctx, "rotator", 1, &webhook_secret_type, &rotate), MUSTER_OK);
+    cr_assert_eq(fake_call(ctx, "late", 1, &webhook_secret_type, &rotate), MUSTER_OVERLOADED);
+    cr_assert_eq(fake_commit_all(ctx), 3);
+    is = fake_take_to(ctx, "asker")->body;
+    secret = is->secret;
+    is = fake_take_to(ctx, "rotator")->body;
+    cr_assert_eq(memcmp(is->secret->old.data, secret->value.data, 32), 0);
+    secret = fake_get(ctx, &secret_type, &secret->id);
+    cr_assert_eq(memcmp(is->secret->value.data, secret->value.data, 32), 0, "the last one is on disk");
+    cr_assert_eq(memcmp(ask_secret(ctx, &show)->value.data, secret->value.data, 32), 0, "and in use");
+    fake_free(&ctx);
+}
+
+/* ---- retries ----------------------------------------------------------------------------------------------------- */
 
 Test(webhook, failures_are_tried_again_with_growing_pauses_and_one_id)
 {

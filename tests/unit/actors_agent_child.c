@@ -110,12 +110,22 @@ tell(struct hub *hub, const struct muster_type *type, const void *body)
 }
 
 static void
-run_session(struct hub *hub, int64_t attempt, const char *prompt, const char *session)
+run_in(struct hub *hub, int64_t attempt, const char *prompt, const char *conversation, const char *session)
 {
-    struct agent_run run = {
-        .job = {{1}}, .attempt = attempt, .prompt = prompt, .session = session, .timeout_ms = 60000};
+    struct agent_run run = {.job = {{1}},
+                            .attempt = attempt,
+                            .prompt = prompt,
+                            .session = session,
+                            .timeout_ms = 60000,
+                            .conversation = conversation};
 
     tell(hub, &agent_run_type, &run);
+}
+
+static void
+run_session(struct hub *hub, int64_t attempt, const char *prompt, const char *session)
+{
+    run_in(hub, attempt, prompt, "", session);
 }
 
 static void
@@ -343,17 +353,53 @@ Test(agent_child, a_crash_is_told_and_the_session_goes_on)
     close_hub(hub);
 }
 
-Test(agent_child, a_session_that_is_unknown_is_begun_afresh)
+Test(agent_child, a_turn_whose_session_is_unknown_is_done_in_a_new_one)
 {
+    static const char unknown[] = "4b1a126a-1f0c-46f7-a7b1-b4347ca08a61";
     struct hub *hub = open_hub(FAKE(""));
     struct queue_report got;
 
-    run_session(hub, 1, "echo: x", "4b1a126a-1f0c-46f7-a7b1-b4347ca08a61");
-    got = fails(hub, 1, MUSTER_PROCESS_ERROR);
-    cr_assert_str_eq(got.session ? got.session : "", "");
-    run(hub, 2, "echo: x");
-    completes(hub, 2, "x");
+    run_session(hub, 1, "REMEMBER one", unknown);
+    got = completes(hub, 1, "remembered one");
+    cr_assert_eq(strlen(got.session), 36);
+    cr_assert_str_neq(got.session, unknown);
+    run_session(hub, 2, "RECALL", got.session);
+    completes(hub, 2, "one");
     close_hub(hub);
+}
+
+static void
+conversations(const char *team)
+{
+    struct hub *hub = open_hub(team);
+    struct queue_report a, b;
+
+    run_in(hub, 1, "REMEMBER apple", "conv-a", "");
+    a = completes(hub, 1, "remembered apple");
+    run_in(hub, 2, "REMEMBER birch", "conv-b", "");
+    b = completes(hub, 2, "remembered birch");
+    run(hub, 3, "REMEMBER own");
+    completes(hub, 3, "remembered own");
+    run_in(hub, 4, "RECALL", "conv-a", a.session);
+    completes(hub, 4, "apple");
+    run_in(hub, 5, "RECALL", "conv-b", b.session);
+    completes(hub, 5, "birch");
+    run(hub, 6, "RECALL");
+    completes(hub, 6, "own");
+    run_in(hub, 7, "clear:", "conv-a", a.session);
+    a = completes(hub, 7, "cleared");
+    run_in(hub, 8, "RECALL", "conv-b", b.session);
+    completes(hub, 8, "birch");
+    run_in(hub, 9, "RECALL", "conv-a", a.session);
+    completes(hub, 9, "nothing");
+    close_hub(hub);
+}
+
+Test(agent_child, conversations_remember_each_their_own)
+{
+    conversations(FAKE(""));
+    conversations(FAKE("    concurrency: 2\n"));
+    conversations(FAKE("    concurrency: 4\n"));
 }
 
 Test(agent_child, an_interrupted_turn_leaves_a_process_that_works)

@@ -60,6 +60,7 @@ struct rig {
     void (*on_flush)(struct rig *rig); /* on the log's thread */
     atomic_int submits, flushes, taken;
     struct muster_id last_job; /* valid once submits has grown */
+    _Atomic int64_t settled;   /* what the log says: every event up to it is on disk or never will be */
     int64_t last_timeout_ms, last_max_attempts;
     char last_callback[256];
     int64_t seq;
@@ -116,13 +117,14 @@ fake_log(void *arg, const void *data, size_t size)
 {
     struct rig *rig = arg;
     struct muster_envelope envelope;
-    struct store_committed committed = {.seq = 0};
+    struct store_committed committed;
 
     muster_arena_clear(rig->log_arena);
     NEED(muster_envelope_unpack(data, size, rig->log_arena, &envelope) == MUSTER_OK);
     if (rig->on_flush)
         rig->on_flush(rig);
     rig->flushes++;
+    committed.seq = rig->settled;
     reply(rig->log_loop, &envelope, &envelope.principal, &store_committed_type, &committed);
 }
 
@@ -341,16 +343,24 @@ make_event(struct muster_buf *body, const struct muster_id *job, int64_t seq, co
                           .body = {(const uint8_t *)body->data, body->size}};
 }
 
+/* `event` may be NULL. */
 static inline void
-publish(struct rig *rig, const struct event *event)
+publish_settled(struct rig *rig, const struct event *event, int64_t settled)
 {
-    struct feed_event feed = {event};
+    struct feed_event feed = {event, settled};
     struct muster_envelope envelope = {.type = "", .reply_to = "", .trace = "", .principal = {.name = ""}};
     struct muster_buf frame = {0};
 
     muster_envelope_pack(&envelope, &feed_event_type, &feed, &frame);
     muster_feed_publish(rig->post, &frame);
     muster_buf_free(&frame);
+}
+
+/* Nothing below is missing. */
+static inline void
+publish(struct rig *rig, const struct event *event)
+{
+    publish_settled(rig, event, event->seq);
 }
 
 static inline void
@@ -379,6 +389,19 @@ store_chunks(struct rig *rig, const struct muster_id *job, int64_t first, int64_
     }
     NEED(muster_batch_commit(batch) == MUSTER_OK);
     muster_buf_free(&body);
+    muster_batch_free(&batch);
+}
+
+/* Put these events on disk together. */
+static inline void
+store_events(struct rig *rig, const struct event *events, size_t count)
+{
+    struct muster_batch *batch = muster_batch_new(rig->house.store);
+    size_t i;
+
+    for (i = 0; i < count; i++)
+        muster_batch_append(batch, &events[i]);
+    NEED(muster_batch_commit(batch) == MUSTER_OK);
     muster_batch_free(&batch);
 }
 

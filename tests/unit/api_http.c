@@ -237,7 +237,7 @@ Test(http, no_or_a_wrong_key_is_401_with_a_challenge)
 
     cr_expect_eq(get("/echo/a", NULL), 401);
     cr_expect(answer_header(&answer, "WWW-Authenticate", challenge, sizeof challenge));
-    cr_expect_str_eq(challenge, "Bearer");
+    cr_expect_str_eq(challenge, "Bearer realm=\"muster\"");
     cr_expect(answer_has(&answer, "Missing or invalid Authorization header"));
     cr_expect_eq(get("/echo/a", "wrong"), 401);
     cr_expect(answer_has(&answer, "Invalid API key"));

@@ -14,12 +14,14 @@ static struct muster_id job;
 
 static sem_t gate; /* closed: rendering waits */
 static atomic_bool gated;
+static void (*opened)(void); /* called between open and run */
 
 static void
-render(struct muster_buf *out, const struct event *event, struct muster_arena *arena, void *arg)
+render(struct muster_buf *out, const struct event *event, const char *cursor, struct muster_arena *arena, void *arg)
 {
     struct job_chunk chunk;
 
+    (void)cursor;
     (void)arg;
     if (gated)
         sem_wait(&gate);
@@ -28,24 +30,55 @@ render(struct muster_buf *out, const struct event *event, struct muster_arena *a
     else if (strcmp(event->type, job_chunk_type.wire) == 0 &&
              muster_unpack(&job_chunk_type, event->body.data, event->body.size, arena, &chunk, NULL) == MUSTER_OK)
         muster_buf_printf(out, "data: %s\n", chunk.text);
+    else if (strcmp(event->type, team_paused_type.wire) == 0)
+        muster_buf_printf(out, "data: %s paused\n", event->team);
 }
 
 static void
 handle_stream(struct http_request *request)
 {
     const char *after = http_query(request, "after");
-    struct muster_id id;
+    struct http_topic topic = {.teams = NULL};
     muster_err err;
 
-    if (muster_id_parse(http_param(request, "job"), &id)) {
+    if (muster_id_parse(http_param(request, "job"), &topic.job)) {
         http_fail(request, MUSTER_NOT_FOUND, "no job");
         return;
     }
-    err = http_stream_open(request, &id, render, NULL);
+    err = http_stream_open(request, &topic, render, NULL);
     if (err)
         http_fail(request, err, "%s", muster_err_text(err));
     else
         http_stream_run(request, ": first\n\n", 9, after ? atoll(after) : -1);
+}
+
+/* "a,b" */
+static struct muster_strs
+split(struct muster_arena *arena, const char *text)
+{
+    const char **items = muster_arena_alloc(arena, 8 * sizeof *items);
+    size_t count = 0;
+
+    for (; text && *text; text += strcspn(text, ","), text += *text == ',')
+        items[count++] = muster_arena_str(arena, text, strcspn(text, ","));
+    return (struct muster_strs){items, count};
+}
+
+static void
+handle_teams(struct http_request *request)
+{
+    const char *after = http_query(request, "after");
+    struct muster_strs teams = split(http_arena(request), http_query(request, "teams"));
+    struct http_topic topic = {.teams = &teams, .type = http_query(request, "type")};
+    muster_err err = http_stream_open(request, &topic, render, NULL);
+
+    if (err) {
+        http_fail(request, err, "%s", muster_err_text(err));
+        return;
+    }
+    if (opened)
+        opened();
+    http_stream_run(request, ": first\n\n", 9, after ? atoll(after) : -1);
 }
 
 static void
@@ -73,6 +106,7 @@ render_error(struct muster_buf *out, muster_err err, const char *message, const 
 
 static const struct http_route routes[] = {
     {"GET", "/stream/{job}", "teams:read", 1, NULL, HTTP_STREAM, handle_stream, "Stream."},
+    {"GET", "/teams", "teams:read", 1, NULL, HTTP_STREAM, handle_teams, "Stream of teams."},
     {"GET", "/cursor", "teams:read", 1, NULL, 0, handle_cursor, "Cursor."},
     {NULL, NULL, NULL, 0, NULL, 0, NULL, NULL}};
 static const struct http_dialect dialect = {"test", routes, render_error, NULL};
@@ -334,6 +368,230 @@ Test(streams, limited_keys_are_counted_and_told)
     client_close(&client);
 }
 
+/* ---- of teams, in the order of the numbers -------------------------------------------------------------------------- */
+
+/* A stream of teams whose head has arrived. */
+static struct client
+open_teams(const char *query)
+{
+    struct client client = client_open(&rig);
+
+    client_say(&client, "GET /teams?%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", query, ADMIN_KEY);
+    cr_assert(client_until(&client, ": first\n\n") != NULL, "%s", client.in.data);
+    return client;
+}
+
+/* A chunk of a job of `team`, while everything up to `settled` has come. */
+static void
+publish_of(const char *team, const struct muster_id *id, int64_t seq, int64_t settled)
+{
+    struct muster_buf body = {0};
+    struct event event;
+
+    make_event(&body, id, seq, "text", false, &event);
+    event.team = team;
+    rig.settled = settled;
+    publish_settled(&rig, &event, settled);
+    muster_buf_free(&body);
+}
+
+static void
+publish_paused(const char *team, int64_t seq)
+{
+    struct team_paused paused = {.by = "me"};
+    struct muster_buf body = {0};
+    struct event event = {.seq = seq, .type = team_paused_type.wire, .team = team};
+
+    muster_pack(&team_paused_type, &paused, &body);
+    event.body = (struct muster_bytes){(const uint8_t *)body.data, body.size};
+    rig.settled = seq;
+    publish(&rig, &event);
+    muster_buf_free(&body);
+}
+
+Test(streams, those_of_a_team_come_in_the_order_of_their_numbers)
+{
+    struct muster_id a = job, b = muster_id_new(1001);
+    struct client client = open_teams("teams=backend"), alone = open_stream(-1);
+
+    publish_of("backend", &a, 2, 0); /* 1 is on its way to the disk */
+    publish_of("backend", &a, 4, 0);
+    cr_expect_eq(client_event(&alone, NULL, 0), 2, "who follows the job alone does not wait");
+    cr_expect_eq(client_event(&alone, NULL, 0), 4);
+    publish_of("backend", &b, 1, 2);
+    publish_of("backend", &b, 3, 4);
+    publish_of("backend", &b, 5, 5);
+    expect_events(&client, 1, 5);
+    client_close(&client);
+    client_close(&alone);
+}
+
+Test(streams, what_is_settled_without_an_event_lets_others_go)
+{
+    struct client client = open_teams("teams=backend");
+    struct muster_id other = muster_id_new(1001);
+
+    publish_of("backend", &job, 3, 0);
+    publish_of("backend", &job, 2, 0);
+    publish_settled(&rig, NULL, 3); /* 1 was lost */
+    expect_events(&client, 2, 3);
+    publish_of("backend", &other, 5, 3);
+    publish_of("backend", &other, 6, 3);
+    publish_settled(&rig, NULL, 5);
+    cr_expect_eq(client_event(&client, NULL, 0), 5);
+    publish_settled(&rig, NULL, 9);
+    cr_expect_eq(client_event(&client, NULL, 0), 6);
+    client_close(&client);
+}
+
+Test(streams, each_reader_gets_its_teams_and_their_own_events)
+{
+    struct client backend = open_teams("teams=backend"), both = open_teams("teams=backend,frontend"),
+                  all = open_teams("");
+    struct muster_id other = muster_id_new(1001);
+    char text[256];
+
+    publish_of("backend", &job, 1, 1);
+    publish_of("frontend", &other, 2, 2);
+    publish_paused("frontend", 3);
+    publish_of("elsewhere", &other, 4, 4);
+    publish_of("backend", &job, 5, 5);
+    cr_expect_eq(client_event(&backend, NULL, 0), 1);
+    cr_expect_eq(client_event(&backend, NULL, 0), 5);
+    expect_events(&both, 1, 2);
+    cr_expect_eq(client_event(&both, text, sizeof text), 3);
+    cr_expect(strstr(text, "data: frontend paused") != NULL, "%s", text);
+    cr_expect_eq(client_event(&both, NULL, 0), 5);
+    expect_events(&all, 1, 5);
+    client_close(&backend);
+    client_close(&both);
+    client_close(&all);
+}
+
+Test(streams, one_type_is_chosen_of_history_and_live)
+{
+    struct muster_id other = muster_id_new(1001);
+    struct client client;
+
+    store_chunks(&rig, &other, 1, 9, "x", true);
+    rig.settled = 9;
+    client = open_teams("teams=backend&type=job.completed&after=0");
+    cr_expect_eq(client_event(&client, NULL, 0), 9);
+    publish_of("backend", &job, 10, 10);
+    publish_text(&rig, &job, 11, "", true);
+    cr_expect_eq(client_event(&client, NULL, 0), 11);
+    client_close(&client);
+}
+
+Test(streams, those_of_a_team_go_on_after_the_last_event_of_a_job)
+{
+    struct client client = open_teams("teams=backend");
+
+    publish_text(&rig, &job, 1, "", true);
+    job = muster_id_new(1001);
+    publish_text(&rig, &job, 2, "x", false);
+    expect_events(&client, 1, 2);
+    client_close(&client);
+}
+
+/* Two were given out and are on their way: the first flush finds them so, the second one on disk. */
+static void
+settle_at_the_second_look(struct rig *r)
+{
+    struct muster_buf bodies[2] = {{0}};
+    struct event events[2];
+    size_t i;
+
+    if (r->flushes != 2) /* the first was that of the open */
+        return;
+    for (i = 0; i < 2; i++)
+        make_event(&bodies[i], &job, r->seq + (int64_t)i, "late", false, &events[i]);
+    store_events(r, events, 2);
+    r->settled = r->seq + 1;
+    for (i = 0; i < 2; i++)
+        muster_buf_free(&bodies[i]);
+}
+
+Test(streams, a_join_waits_for_what_the_hub_may_not_have_held_back)
+{
+    struct client client;
+
+    rig.seq = muster_log_number(rig.house.store);
+    rig.settled = rig.seq;
+    store_chunks(&rig, &job, rig.seq, rig.seq, "old", false);
+    rig.on_flush = settle_at_the_second_look;
+    client = client_open(&rig);
+    client_say(&client, "GET /teams?teams=backend&after=0 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n",
+               ADMIN_KEY);
+    cr_assert(client_until(&client, ": first\n\n") != NULL);
+    cr_expect_eq(client_event(&client, NULL, 0), rig.seq);
+    cr_expect_eq(rig.flushes, 2, "one at the open, one at the join");
+    client_close(&client);
+    rig.flushes = 1;
+    rig.seq = muster_log_number(rig.house.store);
+    (void)muster_log_number(rig.house.store);
+    rig.settled = rig.seq - 1;
+    client = open_teams("teams=backend&after=0");
+    expect_events(&client, rig.seq - 1, rig.seq + 1);
+    publish_of("backend", &job, rig.seq + 2, rig.seq + 2);
+    expect_events(&client, rig.seq + 2, rig.seq + 2);
+    client_close(&client);
+}
+
+/* While the history is asked for, more comes, out of order: some settled, some not, some on disk. */
+static void
+publish_unordered_meanwhile(struct rig *r)
+{
+    struct muster_id other = muster_id_new(1001);
+    struct muster_buf body = {0};
+    struct event late;
+
+    if (r->flushes != 1)
+        return;
+    store_chunks(r, &job, 1, 12, "stored", false);
+    make_event(&body, &job, 15, "on disk but not settled", false, &late);
+    store_events(r, &late, 1);
+    muster_buf_free(&body);
+    publish_of("backend", &job, 11, 11);
+    publish_of("backend", &job, 12, 12);
+    publish_of("backend", &job, 15, 12);
+    publish_of("backend", &other, 14, 12);
+}
+
+Test(streams, history_and_live_of_a_team_join_without_gap_or_double)
+{
+    struct muster_id other = muster_id_new(1002);
+    struct client client;
+
+    rig.settled = 10;
+    rig.on_flush = publish_unordered_meanwhile;
+    client = open_teams("teams=backend&after=4");
+    expect_events(&client, 5, 12);
+    publish_of("backend", &other, 13, 15);
+    expect_events(&client, 13, 15);
+    publish_of("backend", &other, 16, 16);
+    expect_events(&client, 16, 16);
+    client_close(&client);
+}
+
+static void
+publish_after_open(void)
+{
+    publish_of("backend", &job, 21, 20);
+    publish_of("backend", &job, 20, 21);
+}
+
+Test(streams, from_now_on_is_from_the_open_on)
+{
+    struct client client;
+
+    publish_of("backend", &job, 19, 19); /* the hub may not have seen it yet; it is from before all the same */
+    opened = publish_after_open;
+    client = open_teams("teams=backend");
+    expect_events(&client, 20, 21);
+    client_close(&client);
+}
+
 /* ---- readers of all tempers ------------------------------------------------------------------------------------------ */
 
 Test(streams, a_stalled_reader_is_dropped_while_its_neighbour_gets_everything)
@@ -498,6 +756,31 @@ Test(beating, events_that_the_hub_missed_are_read_from_the_log)
     expect_events(&client, MANY + 1, MANY + 1);
     cr_expect_eq(client_event(&client, NULL, 0), -1);
     cr_expect_geq(rig.flushes, 1);
+    client_close(&client);
+}
+
+Test(beating, events_of_teams_that_the_hub_missed_are_read_from_the_log)
+{
+    enum { MANY = 70000 };
+    struct muster_id other = muster_id_new(1001);
+    struct client client;
+    int64_t seq;
+
+    store_chunks(&rig, &job, 1, MANY, "x", false);
+    client = open_teams("teams=backend");
+    gated = true;
+    for (seq = 1; seq <= MANY; seq++)
+        publish_of("backend", &job, seq, seq);
+    gated = false;
+    sem_post(&gate);
+    expect_events(&client, 1, MANY);
+    store_chunks(&rig, &other, MANY + 1, MANY + 1, "x", false);
+    store_chunks(&rig, &job, MANY + 2, MANY + 2, "x", false);
+    publish_of("backend", &job, MANY + 2, MANY);
+    publish_of("backend", &other, MANY + 1, MANY + 2);
+    store_chunks(&rig, &other, MANY + 3, MANY + 3, "x", false);
+    publish_of("backend", &other, MANY + 3, MANY + 3);
+    expect_events(&client, MANY + 1, MANY + 3);
     client_close(&client);
 }
 

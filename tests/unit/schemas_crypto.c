@@ -146,6 +146,65 @@ Test(digest, base64_is_padded)
     cr_assert_str_eq(text, "");
 }
 
+Test(digest, base64_comes_back_with_and_without_padding)
+{
+    static const char *const bad[] = {"/+7dzA=",  "/+7dzA===", "/+7dzA====", "/+7d=A==", "/+7dzB==", "/+7 dzA==",
+                                      "_-7dzA==", "=",         "====",       "A",        "/+7dzA==x"};
+    uint8_t data[4];
+    size_t size = 77, i;
+
+    cr_assert_eq(muster_unbase64("/+7dzA==", data, sizeof data, &size), MUSTER_OK);
+    cr_assert_eq(size, 4u);
+    cr_assert_eq(memcmp(data, "\xff\xee\xdd\xcc", 4), 0);
+    cr_assert_eq(muster_unbase64("/+7dzA", data, sizeof data, &size), MUSTER_OK);
+    cr_assert_eq(size, 4u);
+    cr_assert_eq(muster_unbase64("/+7d", data, sizeof data, &size), MUSTER_OK);
+    cr_assert_eq(size, 3u);
+    cr_assert_eq(muster_unbase64("", data, sizeof data, &size), MUSTER_OK);
+    cr_assert_eq(size, 0u);
+    for (i = 0; i < sizeof bad / sizeof *bad; i++)
+        cr_assert_eq(muster_unbase64(bad[i], data, sizeof data, &size), MUSTER_INVALID_REQUEST, "%s", bad[i]);
+    cr_assert_eq(muster_unbase64("/+7dzMw=", data, sizeof data, &size), MUSTER_INVALID_REQUEST,
+                 "more than there is room");
+}
+
+Test(whsec, secret_of_any_allowed_size_comes_back)
+{
+    uint8_t secret[MUSTER_WHSEC_BYTES], back[MUSTER_WHSEC_BYTES];
+    char text[MUSTER_WHSEC_TEXT];
+    size_t size, got;
+
+    muster_random(secret, sizeof secret);
+    for (size = 24; size <= MUSTER_WHSEC_BYTES; size++) {
+        muster_whsec_text(secret, size, text);
+        cr_assert_eq(strncmp(text, "whsec_", 6), 0);
+        cr_assert_lt(strlen(text), sizeof text);
+        cr_assert_eq(muster_whsec_parse(text, back, &got), MUSTER_OK);
+        cr_assert_eq(got, size);
+        cr_assert_eq(memcmp(back, secret, size), 0);
+    }
+}
+
+Test(whsec, other_text_is_refused)
+{
+    static const char *const bad[] = {"",
+                                      "whsec_",
+                                      "whsec_c2hvcnQ=",
+                                      "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+                                      "WHSEC_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+                                      "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS!",
+                                      "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS"};
+    uint8_t secret[MUSTER_WHSEC_BYTES], large[MUSTER_WHSEC_BYTES + 1] = {0};
+    char text[MUSTER_WHSEC_TEXT + 8] = "whsec_";
+    size_t size = 77, i;
+
+    for (i = 0; i < sizeof bad / sizeof *bad; i++)
+        cr_assert_eq(muster_whsec_parse(bad[i], secret, &size), MUSTER_INVALID_REQUEST, "%s", bad[i]);
+    muster_base64(large, sizeof large, text + 6);
+    cr_assert_eq(muster_whsec_parse(text, secret, &size), MUSTER_INVALID_REQUEST, "one byte too many");
+    cr_assert_eq(size, 77u);
+}
+
 Test(random, keys_differ_and_are_of_the_announced_form)
 {
     char a[MUSTER_KEY_TEXT], b[MUSTER_KEY_TEXT];

@@ -248,7 +248,8 @@ Test(options, values_that_do_not_fit_their_row_are_errors)
     expect_error("http: {max_body: 1TiB}", "m.yaml:1:18: http.max_body: must be a size, 1KiB to 64MiB");
     expect_error("webhooks: {allow_private: yes}", "m.yaml:1:27: webhooks.allow_private: must be true or false");
     expect_error("log: {format: xml}", "m.yaml:1:15: log.format: must be one of auto, json, text");
-    expect_error("http: {listen: '80'}", "m.yaml:1:16: http.listen: must be a list of 1 to 16 texts");
+    expect_error("http: {listen: {a: b}}", "m.yaml:1:16: http.listen: must be a list of 1 to 16 texts");
+    expect_error("http: {listen: }", "m.yaml:1:16: http.listen: must be a list of 1 to 16 texts");
     expect_error("http: {listen: []}", "m.yaml:1:16: http.listen: must be a list of 1 to 16 texts");
     expect_error("http: {listen: [{}]}", "m.yaml:1:17: http.listen[0]: must be text");
     expect_error("http: 5", "m.yaml:1:7: http: must be a mapping");
@@ -370,6 +371,86 @@ Test(options, keys_are_checked)
                  "m.yaml:1:56: auth.keys[0].teams[0]: is not one of the teams");
     expect_error("auth:\n  keys:\n  - {name: a, key: 0123456789abcdef}\n  - {name: a, key: 0123456789abcdeg}",
                  "m.yaml:4:12: auth.keys[1].name: is the name of an earlier key");
+}
+
+Test(options, a_text_alone_is_a_list_of_one)
+{
+    struct muster_config config = load("auth: {type: bearer}\nhttp: {listen: 9090}\n"
+                                       "teams: {a: {driver: command, command: cat}}\n");
+
+    cr_assert_eq(config.options->auth->type.count, 1u);
+    cr_assert_str_eq(config.options->auth->type.items[0], "bearer");
+    cr_assert_eq(config.options->http->listen.count, 1u);
+    cr_assert_str_eq(config.options->http->listen.items[0], "9090");
+    cr_assert_str_eq(config.options->teams.items[0].command.items[0], "cat");
+    muster_config_free(&config);
+    setenv("KIND", "basic", 1);
+    config = load("auth: {type: '${KIND}'}");
+    cr_assert_str_eq(config.options->auth->type.items[0], "basic");
+    muster_config_free(&config);
+    expect_error("http: {listen: ''}",
+                 "m.yaml:1:16: http.listen[0]: must be PORT or ADDRESS:PORT with an IPv4 address or *");
+}
+
+Test(options, kinds_of_credentials_are_checked)
+{
+    struct muster_config config = load("");
+
+    cr_assert_eq(config.options->auth->type.count, 3u, "all are taken by default");
+    muster_config_free(&config);
+    expect_error("auth: {type: gold}", "m.yaml:1:14: auth.type[0]: must be bearer, basic or jwt");
+    expect_error("auth: {type: [basic, Bearer]}", "m.yaml:1:22: auth.type[1]: must be bearer, basic or jwt");
+    expect_error("auth: {type: []}", "m.yaml:1:14: auth.type: must be a list of 1 to 3 texts");
+    expect_error("auth: {type: [jwt]}",
+                 "m.yaml:1:14: auth.type: lets nobody in: jwt needs auth.jwt.secret or auth.jwt.public_key");
+    config = load("auth: {type: jwt, jwt: {secret: 0123456789abcdef0123456789abcdef}}");
+    cr_assert_eq(config.options->auth->type.count, 1u);
+    muster_config_free(&config);
+}
+
+Test(options, tokens_are_checked)
+{
+    struct muster_config config = load("auth: {jwt: {public_key: /etc/passwd, scopes: [teams:read], leeway: 5s}}");
+
+    cr_assert_eq(config.options->auth->jwt->leeway, 5000);
+    cr_assert_eq(config.options->auth->jwt->scopes.count, 1u);
+    muster_config_free(&config);
+    config = load("");
+    cr_assert_str_empty(config.options->auth->jwt->secret);
+    cr_assert_str_empty(config.options->auth->jwt->public_key);
+    cr_assert_eq(config.options->auth->jwt->leeway, 30000);
+    muster_config_free(&config);
+    expect_error("auth: {jwt: {secret: 0123456789abcdef0123456789abcde}}",
+                 "m.yaml:1:22: auth.jwt.secret: must have at least 32 bytes, so that it cannot be guessed");
+    expect_error("auth: {jwt: {secret: 0123456789abcdef0123456789abcdef, public_key: passwd}}",
+                 "m.yaml:1:13: auth.jwt: must not have both secret and public_key");
+    expect_error("auth: {jwt: {public_key: no/such.pem}}",
+                 "m.yaml:1:26: auth.jwt.public_key: /etc/no/such.pem cannot be read: No such file or directory");
+    expect_error("auth: {jwt: {scopes: [fly]}}",
+                 "m.yaml:1:23: auth.jwt.scopes[0]: is not a known scope; `muster describe scopes` lists them");
+}
+
+Test(options, keys_have_a_tier_and_speak_for_a_team)
+{
+    static const char text[] = "teams: {a: {}, b: {}}\nauth:\n  keys:\n"
+                               "  - {name: one, key: 0123456789abcdef, tier: premium, speaks_for: a}\n"
+                               "  - {name: two, key: 0123456789abcdeg, teams: [a, b], speaks_for: b}\n"
+                               "  - {name: three, key: 0123456789abcdeh}\n";
+    struct muster_config config = load(text);
+    const struct key_options *keys = config.options->auth->keys.items;
+
+    cr_assert_eq(keys[0].tier, key_tier_PREMIUM);
+    cr_assert_str_eq(keys[0].speaks_for, "a");
+    cr_assert_str_eq(keys[1].speaks_for, "b");
+    cr_assert_eq(keys[2].tier, key_tier_NONE);
+    cr_assert_str_empty(keys[2].speaks_for);
+    muster_config_free(&config);
+    expect_error("auth: {keys: [{name: a, key: 0123456789abcdef, tier: gold}]}",
+                 "m.yaml:1:54: auth.keys[0].tier: must be one of standard, premium, enterprise");
+    expect_error("auth: {keys: [{name: a, key: 0123456789abcdef, speaks_for: c}]}",
+                 "m.yaml:1:60: auth.keys[0].speaks_for: is not one of the teams");
+    expect_error("teams: {a: {}, b: {}}\nauth: {keys: [{name: a, key: 0123456789abcdef, teams: [a], speaks_for: b}]}",
+                 "m.yaml:2:72: auth.keys[0].speaks_for: must be one of the teams that the key may use");
 }
 
 Test(options, keys_that_could_be_guessed_are_refused)

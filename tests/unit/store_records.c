@@ -217,6 +217,46 @@ Test(records, walk_follows_the_indexed_field)
     tear_down(&fixture);
 }
 
+/* The job with a value in a field that is indexed and may be empty. */
+static void
+put_with_key(struct muster_store *store, unsigned number, const char *key)
+{
+    struct job job = job_of(number, "backend", job_state_QUEUED);
+
+    job.idempotency = key;
+    NEED(put_now(store, &job_type, &job) == MUSTER_OK);
+}
+
+Test(records, an_empty_field_is_not_in_its_index)
+{
+    struct fixture fixture = set_up();
+    struct muster_store *store = fixture.store;
+
+    put_with_key(store, 1, NULL);
+    put_with_key(store, 2, "");
+    put_with_key(store, 3, "k");
+    check_walk(store, NULL, NULL, MUSTER_OLDEST_FIRST, "1 2 3 ");
+    check_walk(store, "job_by_team", "backend", MUSTER_OLDEST_FIRST, "1 2 3 ");
+    check_walk(store, "job_by_idempotency", "", MUSTER_OLDEST_FIRST, "");
+    check_walk(store, "job_by_idempotency", "k", MUSTER_OLDEST_FIRST, "3 ");
+    put_with_key(store, 1, "k"); /* it is set */
+    check_walk(store, "job_by_idempotency", "k", MUSTER_NEWEST_FIRST, "3 1 ");
+    put_with_key(store, 1, "other"); /* changed */
+    check_walk(store, "job_by_idempotency", "k", MUSTER_OLDEST_FIRST, "3 ");
+    check_walk(store, "job_by_idempotency", "other", MUSTER_OLDEST_FIRST, "1 ");
+    put_with_key(store, 1, NULL); /* emptied */
+    put_with_key(store, 3, "");
+    check_walk(store, "job_by_idempotency", "other", MUSTER_OLDEST_FIRST, "");
+    check_walk(store, "job_by_idempotency", "k", MUSTER_OLDEST_FIRST, "");
+    check_walk(store, "job_by_idempotency", "", MUSTER_OLDEST_FIRST, "");
+    put_with_key(store, 2, "k");
+    remove_job(store, 1); /* the one that is in no index, and the one that is */
+    remove_job(store, 2);
+    check_walk(store, "job_by_idempotency", "k", MUSTER_OLDEST_FIRST, "");
+    check_walk(store, NULL, NULL, MUSTER_OLDEST_FIRST, "3 ");
+    tear_down(&fixture);
+}
+
 Test(records, walk_ends_when_the_visitor_says_so)
 {
     struct fixture fixture = set_up();

@@ -89,6 +89,7 @@ struct muster_ctx {
     int64_t now_ms;
     int64_t feed_seq;
     size_t missed;
+    int64_t settled;
     uint64_t timer_order;
     bool subscribed;
     bool in_batch;
@@ -1005,9 +1006,11 @@ fake_board(const struct muster_ctx *ctx, const char *name)
 }
 
 void
-muster_publish_event(struct muster_ctx *ctx, const struct event *event)
+muster_publish_event(struct muster_ctx *ctx, const struct event *event, int64_t settled)
 {
-    ADD(ctx->events, copy(ctx, &event_type, event));
+    ctx->settled = settled;
+    if (event)
+        ADD(ctx->events, copy(ctx, &event_type, event));
 }
 
 size_t
@@ -1029,6 +1032,12 @@ size_t
 fake_event_count(const struct muster_ctx *ctx)
 {
     return ctx->events.count;
+}
+
+int64_t
+fake_settled(const struct muster_ctx *ctx)
+{
+    return ctx->settled;
 }
 
 const struct event *

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* How long a job took.  Any thread.  Nothing fails. */
+#ifndef MUSTER_SPAN_H
+#define MUSTER_SPAN_H
+
+#include "schemas/muster_schema.h"
+
+/* Ms of its last attempt, at least 1; 0: it never started, or has not ended. */
+static inline int64_t
+muster_job_duration(int64_t started_ms, int64_t finished_ms)
+{
+    if (started_ms == 0 || finished_ms == 0)
+        return 0;
+    return finished_ms > started_ms ? finished_ms - started_ms : 1; /* the clock may be set back */
+}
+
+#endif

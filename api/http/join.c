@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* Joins history and live: no event is left out and none sent twice.  The connection's thread; fails when the client or
+ * the log does.
+ *
+ * The hub keeps live events from the join on; the log is asked to put everything on disk that was published; the stored
+ * events are sent; then the kept ones with higher numbers.  A follow of a job takes all that is stored.  An ordered one
+ * takes it up to what was settled when the log answered, because above that something may be missing yet; and it waits
+ * until all is settled that had a number when it asked, because the hub may not have held back what came before it
+ * joined. */
+#include <string.h>
+
+#include "api/http/hub.h"
+
+enum {
+    HISTORY_PIECE = 32768,
+    LOOK_EVERY = 1024, /* events of a walk, after which it is seen whether the client is still there */
+    SETTLE_TRIES = 20
+};
+
+/* ---- the log ---- */
+
+static bool
+flush_log(struct http_request *request, int64_t *out_settled)
+{
+    struct log_flush flush = {.all = true};
+    struct store_committed committed;
+
+    if (http_ask_directly(request, MUSTER_LOG, &log_flush_type, &flush, &store_committed_type, &committed, HTTP_HOP_MS))
+        return false;
+    *out_settled = committed.seq;
+    return true;
+}
+
+/* A number up to which nothing is missing and all is on disk, and above which the hub has everything. */
+static bool
+settle(struct http_request *request, int64_t *out_settled)
+{
+    struct muster_store_stats stats;
+    int64_t settled;
+    int tries;
+
+    if (!flush_log(request, &settled))
+        return false;
+    muster_store_stats(request->server->house.store, &stats);
+    for (tries = 0; settled < stats.last_seq; tries++)
+        if (tries == SETTLE_TRIES || !flush_log(request, &settled))
+            return false;
+    *out_settled = settled;
+    return true;
+}
+
+static bool
+has_ended(struct http_request *request, const struct muster_id *id)
+{
+    struct muster_arena *arena = muster_arena_new();
+    struct job job;
+    bool ended = false;
+
+    if (muster_store_get(request->server->house.store, &job_type, id, arena, &job) == MUSTER_OK)
+        ended = job.state == job_state_COMPLETED || job.state == job_state_FAILED || job.state == job_state_CANCELLED;
+    muster_arena_free(&arena);
+    return ended;
+}
+
+/* ---- history ---- */
+
+struct history {
+    struct http_request *request;
+    struct http_follow *follow;
+    struct muster_arena *arena;
+    struct muster_buf text;
+    int64_t until; /* ordered: no further than this */
+    int64_t last;  /* event seen */
+    int64_t own;   /* last one of the job that no other follow of the sink sends */
+    size_t seen;
+    bool final;
+    bool failed;
+};
+
+/* It takes as long as the client takes, so the key may have been revoked meanwhile. */
+static bool
+flush_history(struct history *history)
+{
+    if (!history->failed && history->text.size > 0)
+        history->failed = !http_key_is_good(history->request) ||
+                          !http_sink_push(history->follow->sink, history->text.data, history->text.size);
+    muster_buf_clear(&history->text);
+    return !history->failed;
+}
+
+/* Is it to be sent from here?  What a live follow of the job's team sends, or the job's own way has sent, is not. */
+static bool
+is_due(struct history *history, const struct event *event, bool final)
+{
+    struct http_follow *follow = history->follow;
+    bool due;
+
+    pthread_mutex_lock(&follow->sink->lock);
+    if (http_follow_is_ordered(follow)) {
+        due = http_follow_due(follow, event->seq, &event->job, final);
+    } else {
+        if (follow->team[0] == '\0' && strlen(event->team) < sizeof follow->team)
+            memcpy(follow->team, event->team, strlen(event->team) + 1);
+        due = !http_follow_is_covered(follow, event->seq);
+    }
+    if (due)
+        history->own = event->seq;
+    pthread_mutex_unlock(&follow->sink->lock);
+    return due;
+}
+
+static void
+render(struct history *history, const struct event *event)
+{
+    const struct http_sink *sink = history->follow->sink;
+    size_t before = history->text.size;
+
+    muster_arena_clear(history->arena);
+    http_sink_text(sink, event, history->arena, &history->text);
+    if (history->text.size > before)
+        sink->server->stream_events++;
+}
+
+/* A walk that shows nothing would not find out otherwise. */
+static bool
+may_go_on(struct history *history)
+{
+    const struct http_sink *sink = history->follow->sink;
+
+    if (++history->seen % LOOK_EVERY == 0 && http_sink_park(sink, false, false, 0).left)
+        history->failed = true;
+    if (sink->server->stopping)
+        history->failed = true;
+    return !history->failed;
+}
+
+static bool
+on_stored_event(void *arg, const struct event *event)
+{
+    struct history *history = arg;
+    const struct http_follow *follow = history->follow;
+    const struct muster_event_row *row = muster_event_row(event->type);
+    bool final = row && row->final && !muster_id_is_zero(&event->job);
+
+    if (event->seq > history->until)
+        return false;
+    history->last = event->seq;
+    if (!http_follow_is_ordered(follow))
+        history->final = final;
+    else if (!http_follow_has_team(follow, event->team))
+        return may_go_on(history);
+    if (is_due(history, event, final) && http_follow_shows(follow, event))
+        render(history, event);
+    if (history->final)
+        return false;
+    return may_go_on(history) && (history->text.size < HISTORY_PIECE || flush_history(history));
+}
+
+static bool
+walk(struct history *history)
+{
+    const struct http_follow *follow = history->follow;
+    const struct muster_id *job = http_follow_is_ordered(follow) ? NULL : &follow->job;
+
+    history->arena = muster_arena_new();
+    if (muster_log_walk(history->request->server->house.store, job, history->last, on_stored_event, history))
+        history->failed = true;
+    (void)flush_history(history);
+    muster_arena_free(&history->arena);
+    muster_buf_free(&history->text);
+    return !history->failed;
+}
+
+/* The job's events that a follow of its team has sent count as sent by the job's; what that one has still to send does
+ * not.  Under the sink's lock. */
+static void
+note_sent(const struct history *history, bool ended)
+{
+    struct http_follow *follow = history->follow, *other;
+    int64_t sent = history->own;
+
+    for (other = follow->sink->follows; other; other = other->sibling)
+        if (http_follow_sends(other, follow->team) && other->last > sent)
+            sent = other->last;
+    if (follow->last < sent)
+        follow->last = sent;
+    if (history->final ? history->last <= sent : ended)
+        follow->final = true;
+}
+
+static bool
+send_job_history(struct history *history)
+{
+    struct http_request *request = history->request;
+    struct http_follow *follow = history->follow;
+    int64_t settled;
+    bool ended;
+
+    if (!flush_log(request, &settled))
+        return false;
+    /* Looked at before the walk: a job that has ended by now has its last event in the log, or no longer. */
+    ended = has_ended(request, &follow->job);
+    history->until = INT64_MAX;
+    if (!walk(history))
+        return false;
+    pthread_mutex_lock(&follow->sink->lock);
+    note_sent(history, ended);
+    pthread_mutex_unlock(&follow->sink->lock);
+    return true;
+}
+
+static bool
+send_ordered_history(struct history *history)
+{
+    struct http_follow *follow = history->follow;
+
+    if (!settle(history->request, &history->until) || !walk(history))
+        return false;
+    pthread_mutex_lock(&follow->sink->lock);
+    if (follow->last < history->until)
+        follow->last = history->until;
+    pthread_mutex_unlock(&follow->sink->lock);
+    return true;
+}
+
+/* ---- joining ---- */
+
+bool
+http_go_live(struct http_request *request, struct http_follow *follow)
+{
+    struct http_sink *sink = follow->sink;
+    struct muster_buf text = {0};
+    bool sent = true;
+
+    (void)request;
+    for (;;) {
+        muster_buf_clear(&text);
+        pthread_mutex_lock(&sink->lock);
+        http_follow_take(follow, &text);
+        follow->live = text.size == 0 && !follow->missed;
+        pthread_mutex_unlock(&sink->lock);
+        if (text.size == 0 || !(sent = http_sink_push(sink, text.data, text.size)))
+            break;
+    }
+    muster_buf_free(&text);
+    return sent;
+}
+
+bool
+http_join_now(struct http_request *request, struct http_follow *follow)
+{
+    int64_t settled;
+
+    if (!settle(request, &settled))
+        return false;
+    pthread_mutex_lock(&follow->sink->lock);
+    follow->from = follow->last = settled;
+    pthread_mutex_unlock(&follow->sink->lock);
+    return true;
+}
+
+bool
+http_join(struct http_request *request, struct http_follow *follow)
+{
+    struct history history = {.request = request, .follow = follow};
+
+    pthread_mutex_lock(&follow->sink->lock);
+    if (follow->missed) /* what was kept has a gap */
+        http_follow_forget(follow);
+    follow->live = follow->missed = follow->behind = false;
+    if (follow->last < 0)
+        follow->from = follow->last = 0;
+    history.last = history.own = follow->last;
+    pthread_mutex_unlock(&follow->sink->lock);
+    if (!(http_follow_is_ordered(follow) ? send_ordered_history(&history) : send_job_history(&history)))
+        return false;
+    return http_go_live(request, follow);
+}
