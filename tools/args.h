@@ -25,7 +25,7 @@ struct command {
     int (*run)(const struct call *call); /* returns the exit code */
 };
 
-enum { CALL_OPTIONS_MAX = 12, CALL_ARGS_MAX = 256 };
+enum { CALL_OPTIONS_MAX = 16, CALL_ARGS_MAX = 256 };
 
 /* A command line that fits its row. */
 struct call {

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "schemas/muster_options.h"
 #include "tools/client.h"
 #include "tools/commands.h"
 #include "tools/follow.h"
@@ -13,7 +14,9 @@
 #define ANSWER_MARGIN_MS 10000 /* what the server may take longer than the patience that it was told */
 #define SUBMIT_TIMEOUT_MS 30000
 #define ATTEMPTS_MAX 100
-#define ASK_DEFAULT_MS 1800000 /* patience where nobody can see what happens; the server's own default is short */
+#define IDEMPOTENCY_KEY_MAX 255
+#define UNIX_MS_MIN 100000000000 /* a plain --deadline from here on is a time; below it a unit was forgotten */
+#define ASK_DEFAULT_MS 1800000   /* patience where nobody can see what happens; the server's own default is short */
 
 /* Sets `context` from --context; it must be a JSON value. */
 static int
@@ -31,8 +34,8 @@ put_context(const struct call *call, json_t *body)
     return EXIT_DONE;
 }
 
-/* What ask, execute and stream take alike: the text under its name, priority and context.  EXIT_DONE: *out_body is the
- * caller's. */
+/* What ask, execute and stream take alike: the text under its name, priority, context and session.  EXIT_DONE:
+ * *out_body is the caller's. */
 static int
 make_body(const struct call *call, const char *name, const char *text, json_t **out_body)
 {
@@ -46,6 +49,8 @@ make_body(const struct call *call, const char *name, const char *text, json_t **
     json_put_text(body, name, text);
     if (call_value(call, "--priority"))
         json_put_text(body, "priority", call_value(call, "--priority"));
+    if (call_value(call, "--session"))
+        json_put_text(body, "sessionId", call_value(call, "--session"));
     *out_body = body;
     return EXIT_DONE;
 }
@@ -171,17 +176,51 @@ print_accepted(const struct client *client, const json_t *answer)
     fflush(stdout);
     if (!isatty(STDERR_FILENO))
         return;
+    fputs(*json_text(answer, "status") ? json_text(answer, "status") : "accepted", stderr);
+    if (json_number(answer, "position") > 0)
+        fprintf(stderr, " at position %lld", (long long)json_number(answer, "position"));
     term_time(time, sizeof time, json_number(answer, "estimatedCompletion"));
-    fprintf(stderr, "%s at position %lld, likely done at %s: muster job %s --follow\n", json_text(answer, "status"),
-            (long long)json_number(answer, "position"), time, id);
+    if (json_number(answer, "estimatedCompletion") > 0)
+        fprintf(stderr, ", likely done at %s", time);
+    fprintf(stderr, ": muster job %s --follow\n", id);
+}
+
+/* In a span from now, or at a time that the server reads. */
+static int
+put_deadline(const struct call *call, json_t *body)
+{
+    const char *text = call_value(call, "--deadline");
+    int64_t span_ms = 0;
+    int result;
+
+    if (!text)
+        return EXIT_DONE;
+    if (strchr(text, '-')) {
+        json_put_text(body, "deadline", text);
+    } else if (duration_lacks_unit(text) && !strchr(text, '.') && strtoll(text, NULL, 10) >= UNIX_MS_MIN) {
+        json_object_set_new(body, "deadline", json_integer(strtoll(text, NULL, 10)));
+    } else if (!duration_lacks_unit(text) && muster_duration_parse(text, &span_ms)) {
+        return complain(EXIT_USAGE, "--deadline %s is no span or time: write for example 2h or 2026-01-31T18:00Z",
+                        text);
+    } else {
+        result = client_duration(call, "--deadline", &span_ms);
+        if (!result && call_value(call, "--idempotency-key"))
+            result = complain(EXIT_USAGE,
+                              "--deadline %s is another time at each call: with --idempotency-key write a "
+                              "time, for example 2026-01-31T18:00Z",
+                              text);
+        if (result)
+            return result;
+        json_object_set_new(body, "deadline", json_integer(client_now_ms() + span_ms));
+    }
+    return EXIT_DONE;
 }
 
 static int
-put_attempts(const struct call *call, json_t *body)
+put_attempts(const struct call *call, json_t *retry)
 {
     const char *text = call_value(call, "--attempts");
     char *end = NULL;
-    json_t *retry;
     long count;
 
     if (!text)
@@ -189,10 +228,25 @@ put_attempts(const struct call *call, json_t *body)
     count = strtol(text, &end, 10);
     if (end == text || *end || count < 1 || count > ATTEMPTS_MAX)
         return complain(EXIT_USAGE, "--attempts %s is no number from 1 to %d: write for example 3", text, ATTEMPTS_MAX);
-    retry = json_object();
     json_object_set_new(retry, "maxAttempts", json_integer(count));
-    json_object_set_new(body, "retry", retry);
     return EXIT_DONE;
+}
+
+static int
+put_retry(const struct call *call, json_t *body)
+{
+    json_t *retry = json_object();
+    int64_t delay_ms = 0;
+    int result = put_attempts(call, retry);
+
+    if (!result)
+        result = client_duration(call, "--retry-delay", &delay_ms);
+    if (delay_ms)
+        json_object_set_new(retry, "delay", json_integer(delay_ms));
+    if (!result && json_object_size(retry) > 0)
+        json_object_set(body, "retry", retry);
+    json_decref(retry);
+    return result;
 }
 
 /* What only execute has. */
@@ -200,19 +254,26 @@ static int
 put_limits(const struct call *call, json_t *body)
 {
     int64_t timeout_ms = 0;
+    int64_t delay_ms = 0;
     json_t *callback;
     int result = client_duration(call, "--timeout", &timeout_ms);
 
+    if (!result)
+        result = client_duration(call, "--delay", &delay_ms);
+    if (!result)
+        result = put_deadline(call, body);
     if (result)
         return result;
     if (timeout_ms)
         json_object_set_new(body, "timeout", json_integer(timeout_ms));
+    if (delay_ms)
+        json_object_set_new(body, "delay", json_integer(delay_ms));
     if (call_value(call, "--callback")) {
         callback = json_object();
         json_put_text(callback, "url", call_value(call, "--callback"));
         json_object_set_new(body, "callback", callback);
     }
-    return put_attempts(call, body);
+    return put_retry(call, body);
 }
 
 /* A key that may not stream looks again and again. */
@@ -253,20 +314,40 @@ execute(const struct client *client, const struct call *call)
     return result;
 }
 
+/* ---- all three ---- */
+
+static int
+run_once(const struct call *call, int (*run)(const struct client *client, const struct call *call))
+{
+    const char *key = call_value(call, "--idempotency-key");
+    struct client client;
+    int result;
+
+    if (key && (!*key || strlen(key) > IDEMPOTENCY_KEY_MAX || !client_is_plain(key)))
+        return complain(EXIT_USAGE, "--idempotency-key: write 1 to %d characters without spaces", IDEMPOTENCY_KEY_MAX);
+    result = client_open(call, &client);
+    if (result)
+        return result;
+    client.idempotency_key = key;
+    result = run(&client, call);
+    client_close(&client);
+    return result;
+}
+
 int
 run_ask(const struct call *call)
 {
-    return client_run(call, ask);
+    return run_once(call, ask);
 }
 
 int
 run_execute(const struct call *call)
 {
-    return client_run(call, execute);
+    return run_once(call, execute);
 }
 
 int
 run_stream(const struct call *call)
 {
-    return client_run(call, stream);
+    return run_once(call, stream);
 }

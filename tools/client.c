@@ -3,7 +3,6 @@
 #include "tools/client.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,29 +10,12 @@
 
 #include "schemas/muster_codec.h"
 #include "schemas/muster_options.h"
-#include "tools/term.h"
 #include "transport/muster_fetch.h"
 
 #define TEXT_MAX ((size_t)16 << 20)    /* bytes read from standard input */
 #define ANSWER_MAX ((size_t)128 << 20) /* bytes of an answer */
 #define LINE_MAX_BYTES 4096            /* of the files in the data folder */
-
-int
-complain(int code, const char *format, ...)
-{
-    struct muster_buf line = {0};
-    va_list args;
-
-    va_start(args, format);
-    muster_buf_vprintf(&line, format, args);
-    va_end(args);
-    fflush(stdout);
-    term_print_safe(stderr, "muster: ", 8);
-    term_print_safe(stderr, line.data, line.size);
-    fputc('\n', stderr);
-    muster_buf_free(&line);
-    return code;
-}
+#define NUMBER_MAX 9e15                /* whole numbers in JSON are exact up to here */
 
 /* ---- what the command line says ---- */
 
@@ -62,9 +44,10 @@ static int
 check_words(const struct call *call)
 {
     const struct command *command = call->command;
-    const char *what = strstr(command->args, "TEAM")          ? "the team's name"
-                       : strncmp(command->args, "ID", 2) == 0 ? "the id"
-                                                              : "the name";
+    const char *what = strstr(command->args, "TEAM")           ? "the team's name"
+                       : strncmp(command->args, "ID", 2) == 0  ? "the id"
+                       : strncmp(command->args, "URL", 3) == 0 ? "the URL"
+                                                               : "the name";
     int result = EXIT_DONE;
     int i;
 
@@ -116,9 +99,8 @@ first_given(const char *flag, const char *variable)
     return value && *value ? value : NULL;
 }
 
-/* A header's value must not begin another header. */
-static bool
-is_plain(const char *text)
+bool
+client_is_plain(const char *text)
 {
     for (; *text; text++) {
         if ((unsigned char)*text <= ' ' || *text == 0x7f)
@@ -161,7 +143,7 @@ client_open(const struct call *call, struct client *out)
         return complain(EXIT_USAGE,
                         "the server's URL begins neither with http:// nor https://: correct --url or MUSTER_URL");
     }
-    if (!is_plain(url) || (key && !is_plain(key))) {
+    if (!client_is_plain(url) || (key && !client_is_plain(key))) {
         client_close(out);
         return complain(EXIT_USAGE, "the URL or key has a space or control character: copy it again");
     }
@@ -202,116 +184,16 @@ client_headers(const struct client *client, bool has_body, const char *accept, s
             (struct muster_pair){"Authorization", muster_arena_printf(client->arena, "Bearer %s", client->key)};
     if (has_body)
         items[count++] = (struct muster_pair){"Content-Type", "application/json"};
+    if (has_body && client->idempotency_key)
+        items[count++] = (struct muster_pair){"Idempotency-Key", client->idempotency_key};
     return count;
-}
-
-int
-client_unreachable(const struct client *client, const char *problem)
-{
-    return complain(EXIT_UNREACHABLE, "cannot reach %s (%s): start it with muster serve, or give --url", client->url,
-                    problem);
-}
-
-/* The message id that a 408 names, wherever it stands. */
-static const char *
-job_of_error(const json_t *error)
-{
-    const char *id = json_text(error, "messageId");
-
-    return *id ? id : json_text(json_object_get(error, "details"), "messageId");
-}
-
-/* Append the scopes that a 403 names as required; nothing when the reason is another. */
-static void
-add_scopes_advice(struct muster_buf *out, const json_t *details)
-{
-    const json_t *required = json_object_get(details, "required");
-    const json_t *scope;
-    size_t i;
-
-    json_array_foreach(required, i, scope)
-    {
-        if (json_is_string(scope))
-            muster_buf_printf(out, "%s%s", i ? ", " : "use a key with the scopes ", json_string_value(scope));
-    }
-}
-
-/* Append how long a 429 asks to wait. */
-static void
-add_wait_advice(struct muster_buf *out, const json_t *details)
-{
-    int64_t reset_ms = json_number(details, "resetAt");
-    int64_t wait_ms;
-    struct timespec now;
-    char span[32];
-
-    if (reset_ms <= 0)
-        return;
-    clock_gettime(CLOCK_REALTIME, &now);
-    wait_ms = reset_ms - ((int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000);
-    term_span(span, sizeof span, wait_ms < 1000 ? 1000 : (wait_ms + 999) / 1000 * 1000);
-    muster_buf_printf(out, "try again in %s", span);
-}
-
-/* What the answer itself says that helps, else what the table knows; may stay empty. */
-static void
-add_advice(struct muster_buf *out, int result, long status, const json_t *error)
-{
-    const json_t *details = json_object_get(error, "details");
-    const char *id = job_of_error(error);
-
-    if (status == 403)
-        add_scopes_advice(out, details);
-    else if (status == 429)
-        add_wait_advice(out, details);
-    else if (result == EXIT_FAILED && *id)
-        muster_buf_printf(out, "see muster job %s", id);
-    if (out->size == 0)
-        muster_buf_str(out, exit_advice(status, json_text(error, "code")));
-}
-
-/* "message (CODE): advice" */
-static void
-tell_refused(int result, long status, const char *message, const json_t *error)
-{
-    const char *code = json_text(error, "code");
-    const char *id = job_of_error(error);
-    struct muster_buf advice = {0};
-    size_t size = strlen(message);
-
-    if (result == EXIT_TIMEOUT && *id) {
-        complain(result, "no answer yet; it goes on: muster job %s", id);
-        return;
-    }
-    add_advice(&advice, result, status, error);
-    size -= size > 0 && message[size - 1] == '.';
-    if (size == 0)
-        complain(result, "the server answered with status %ld%s%s", status, advice.size ? ": " : "", advice.data);
-    else
-        complain(result, "%.*s (%s)%s%s", (int)size, message, *code ? code : "no code", advice.size ? ": " : "",
-                 advice.data);
-    muster_buf_free(&advice);
-}
-
-int
-client_refused(const struct client *client, long status, const char *body, size_t size)
-{
-    json_t *error = body ? json_loadb(body, size, 0, NULL) : NULL;
-    const char *message = json_text(error, "message");
-    int result = exit_of_answer(status, json_text(error, "code"));
-
-    if (client->json && error)
-        json_print(error);
-    tell_refused(result, status, *message ? message : json_text(error, "error"), error);
-    json_decref(error);
-    return result;
 }
 
 void
 client_send(const struct client *client, const char *method, const char *path, const char *body, int64_t timeout_ms,
             struct client_reply *out)
 {
-    struct muster_pair headers[4];
+    struct muster_pair headers[CLIENT_HEADERS_MAX];
     struct muster_fetch_spec spec = {
         .method = method,
         .url = muster_arena_printf(client->arena, "%s%s", client->url, path),
@@ -403,6 +285,15 @@ client_path(const struct client *client, const char *before, const char *part, c
 }
 
 void
+client_add_query(struct muster_buf *path, const char *name, const char *value)
+{
+    if (!value)
+        return;
+    muster_buf_printf(path, "%c%s=", strchr(path->data, '?') ? '&' : '?', name);
+    url_encode(path, value);
+}
+
+void
 json_put_text(json_t *object, const char *name, const char *text)
 {
     json_object_set_new(object, name, json_string(text));
@@ -462,6 +353,31 @@ client_text(const struct client *client, const struct call *call, int from, cons
     return result;
 }
 
+int64_t
+client_now_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+json_t *
+json_split(const char *text)
+{
+    json_t *list = json_array();
+    char *copy = muster_strdup(text);
+    char *rest = copy;
+    char *item;
+
+    while ((item = strsep(&rest, ","))) {
+        if (*item)
+            json_array_append_new(list, json_string(item));
+    }
+    free(copy);
+    return list;
+}
+
 int
 client_duration(const struct call *call, const char *option, int64_t *out_ms)
 {
@@ -476,6 +392,22 @@ client_duration(const struct call *call, const char *option, int64_t *out_ms)
     return EXIT_DONE;
 }
 
+int
+client_overlap(const struct client *client, const struct call *call, const char **out_body)
+{
+    int64_t overlap_ms = 0;
+    int result = client_duration(call, "--overlap", &overlap_ms);
+    json_t *body;
+
+    if (result)
+        return result;
+    body = json_object();
+    if (overlap_ms > 0)
+        json_object_set_new(body, "overlap", json_integer(overlap_ms));
+    *out_body = client_body(client, body);
+    return EXIT_DONE;
+}
+
 /* ---- what comes back ---- */
 
 const char *
@@ -487,11 +419,17 @@ json_text(const json_t *object, const char *name)
 }
 
 int64_t
+json_whole(const json_t *value)
+{
+    double number = json_is_number(value) ? json_number_value(value) : -1;
+
+    return number > -NUMBER_MAX && number < NUMBER_MAX ? (int64_t)number : -1;
+}
+
+int64_t
 json_number(const json_t *object, const char *name)
 {
-    const json_t *value = json_object_get(object, name);
-
-    return json_is_number(value) ? (int64_t)json_number_value(value) : -1;
+    return json_whole(json_object_get(object, name));
 }
 
 void

@@ -16,10 +16,11 @@
 #define CLIENT_URL_DEFAULT "http://127.0.0.1:3100"
 
 struct client {
-    struct muster_arena *arena; /* owns the texts below and whatever else lives as long */
-    const char *url;            /* without a '/' at its end */
-    const char *key;            /* NULL: none */
-    bool json;                  /* --json */
+    struct muster_arena *arena;  /* owns the texts below and whatever else lives as long */
+    const char *url;             /* without a '/' at its end */
+    const char *key;             /* NULL: none */
+    bool json;                   /* --json */
+    const char *idempotency_key; /* sent with whatever has a body; NULL: none */
 };
 
 /* Check the words of the command line, which become names and texts, then find server and key: flags, then MUSTER_URL
@@ -30,9 +31,12 @@ void client_close(struct client *client);
 /* Open, run, close. */
 int client_run(const struct call *call, int (*run)(const struct client *client, const struct call *call));
 
+/* Can it be a header's value?  No spaces and control characters in it, so that it begins no other header. */
+bool client_is_plain(const char *text);
 /* --data, else MUSTER_DATA, else NULL. */
 const char *client_data(const struct call *call);
-/* "Authorization" and what goes with it; `items` has room for 4.  Returns their number. */
+enum { CLIENT_HEADERS_MAX = 5 };
+/* "Authorization" and what goes with it; `items` has room for CLIENT_HEADERS_MAX.  Returns their number. */
 size_t client_headers(const struct client *client, bool has_body, const char *accept, struct muster_pair *items);
 
 /* What came of a request. */
@@ -66,18 +70,28 @@ int complain(int code, const char *format, ...) __attribute__((format(printf, 2,
 const char *client_path(const struct client *client, const char *before, const char *part, const char *after);
 /* Append `text`, percent-encoded for a query or a path. */
 void url_encode(struct muster_buf *out, const char *text);
+/* Append "name=value" to a path; nothing when `value` is NULL. */
+void client_add_query(struct muster_buf *path, const char *name, const char *value);
 /* Set a text field; client_open has seen to it that the command line is UTF-8. */
 void json_put_text(json_t *object, const char *name, const char *text);
 /* The value as compact text, `object` released; lives in the client. */
 const char *client_body(const struct client *client, json_t *object);
 /* The text of args[from..], joined by spaces, or standard input for "-"; lives in the client. */
 int client_text(const struct client *client, const struct call *call, int from, const char **out_text);
+/* "a,b" as ["a","b"]. */
+json_t *json_split(const char *text);
+int64_t client_now_ms(void);
 /* A span on the command line, with its unit; EXIT_USAGE when it is none. */
 int client_duration(const struct call *call, const char *option, int64_t *out_ms);
+
+/* The body of a rotation: --overlap, if given. */
+int client_overlap(const struct client *client, const struct call *call, const char **out_body);
 
 /* ---- answers ---- */
 /* Text of a field; "" when it is not there or no text. */
 const char *json_text(const json_t *object, const char *name);
+/* A number without what follows its point; -1: it is none, or not exact. */
+int64_t json_whole(const json_t *value);
 /* Number of a field; -1 when it is not there. */
 int64_t json_number(const json_t *object, const char *name);
 /* Print as it is, indented. */

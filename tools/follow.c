@@ -1,43 +1,32 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* The functions of follow.h.
- *
- * A connection that breaks, or that was open for CONNECTION_MS, is followed by another that begins after the last event
- * seen, so nothing is lost and nothing shown twice. */
+/* The functions of follow.h. */
 #include "tools/follow.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "tools/events.h"
+#include "tools/link.h"
 #include "tools/show.h"
-#include "tools/sse.h"
-#include "tools/term.h"
-#include "transport/muster_fetch.h"
+#include "tools/text.h"
 
 #define TRIES_MAX 5
-#define CONNECTION_MS 300000 /* then a new one: finds out about a server that vanished without a word */
-#define FIRST_DELAY_MS 500   /* doubled for each further try */
-#define POLL_MS 1000         /* first pause where there is no stream; each further one is longer by as much */
+#define PROGRESS_WIDTH 40 /* characters of how far it is */
+#define POLL_MS 1000      /* first pause where there is no stream; each further one is longer by as much */
 #define POLL_MAX_MS 5000
 #define POLL_TIMEOUT_MS 30000
-#define INPUT_SHOWN 300   /* bytes of what a denied tool was to be given */
-#define FAILURE_MAX 65536 /* bytes kept of an answer that is an error */
 
 struct follow {
     const struct client *client;
     struct term *term;
-    struct sse_parser sse;
-    struct muster_buf failure; /* body of an answer that is not a stream */
-    char problem[256];         /* why no answer came */
-    char team[96];             /* "" until the stream named it */
-    char job[96];              /* "" until the stream named it */
-    char cursor[96];           /* id of the last event */
-    long status;               /* of this connection; 0: no answer came */
-    bool seen;                 /* an event came on it */
-    bool printed;              /* some text of the answer was shown */
-    bool ended;                /* the last event of the job came */
-    int result;                /* then: how it ended */
+    struct link link;
+    char team[96];     /* "" until the stream named it */
+    char job[96];      /* "" until the stream named it */
+    char progress[64]; /* ", 3/7 tests"; "" until the agent says how far it is */
+    bool printed;      /* some text of the answer was shown */
+    bool ended;        /* the last event of the job came */
+    int result;        /* then: how it ended */
 };
 
 /* ---- events ---- */
@@ -52,10 +41,24 @@ on_start(struct follow *follow, const json_t *data)
 static void
 note_work(struct follow *follow)
 {
-    if (*follow->team)
-        term_label(follow->term, "%s is at work", follow->team);
-    else
-        term_label(follow->term, "at work");
+    term_label(follow->term, "%s%sat work%s", follow->team, *follow->team ? " is " : "", follow->progress);
+}
+
+static void
+on_progress(struct follow *follow, const json_t *data)
+{
+    int64_t total = json_number(data, "total");
+    const char *step = json_text(data, "step");
+    char text[256];
+
+    if (total <= 0)
+        return;
+    snprintf(text, sizeof text, ", %" PRId64 "/%" PRId64 "%s%s", json_number(data, "current"), total, *step ? " " : "",
+             step);
+    text_flatten(text);
+    text_cut(text, PROGRESS_WIDTH);
+    text_copy(follow->progress, sizeof follow->progress, text);
+    note_work(follow);
 }
 
 static void
@@ -80,21 +83,13 @@ on_tool_use(struct follow *follow, const json_t *data)
 static void
 on_denied(struct follow *follow, const json_t *data)
 {
-    const json_t *input = json_object_get(data, "input");
     const char *rule = json_text(data, "rule");
-    char *text = input ? json_dumps(input, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
-    size_t size = text ? strlen(text) : 0;
-    bool is_cut = size > INPUT_SHOWN;
+    struct muster_buf tool = {0};
 
-    if (is_cut) {
-        size = INPUT_SHOWN;
-        while (size > 0 && ((unsigned char)text[size] & 0xc0) == 0x80) /* not within a character */
-            size--;
-    }
+    event_add_tool(&tool, data);
     note_work(follow);
-    term_note(follow->term, "denied: %s%s%.*s%s (%s%s)", json_text(data, "tool"), size ? " " : "", (int)size,
-              text ? text : "", is_cut ? "..." : "", *rule ? "by the rule " : "no rule allows it", rule);
-    free(text);
+    term_note(follow->term, "denied: %s (%s%s)", tool.data, *rule ? "by the rule " : "no rule allows it", rule);
+    muster_buf_free(&tool);
 }
 
 static void
@@ -104,6 +99,7 @@ on_retry(struct follow *follow, const json_t *data)
 
     term_note(follow->term, "muster: the attempt failed%s%s: the server tries again", *code ? " with " : "", code);
     term_label(follow->term, "waiting");
+    follow->progress[0] = '\0';
     follow->printed = false;
 }
 
@@ -150,10 +146,10 @@ static const struct {
     void (*show)(struct follow *follow, const json_t *data);
     enum { GOES_ON, ENDS_WELL, ENDS_BADLY } end; /* of the job; with --json nothing else is looked at */
 } events[] = {
-    {"start", on_start, GOES_ON},       {"chunk", on_chunk, GOES_ON},
-    {"tool_use", on_tool_use, GOES_ON}, {"permission_denied", on_denied, GOES_ON},
-    {"retry", on_retry, GOES_ON},       {"complete", on_complete, ENDS_WELL},
-    {"error", on_error, ENDS_BADLY},
+    {"start", on_start, GOES_ON},         {"chunk", on_chunk, GOES_ON},
+    {"tool_use", on_tool_use, GOES_ON},   {"permission_denied", on_denied, GOES_ON},
+    {"progress", on_progress, GOES_ON},   {"retry", on_retry, GOES_ON},
+    {"complete", on_complete, ENDS_WELL}, {"error", on_error, ENDS_BADLY},
 };
 
 static void
@@ -198,11 +194,6 @@ on_event(void *arg, const struct sse_event *event)
     json_t *data;
     size_t row = 0;
 
-    follow->seen = true;
-    if (*event->id)
-        snprintf(follow->cursor, sizeof follow->cursor, "%s", event->id);
-    if (strcmp(event->type, "heartbeat") == 0)
-        return true;
     data = json_loadb(event->data, event->size, JSON_DECODE_ANY, NULL);
     if (!data)
         return true;
@@ -219,108 +210,30 @@ on_event(void *arg, const struct sse_event *event)
 
 /* ---- connections ---- */
 
-static bool
-on_bytes(void *arg, long status, const char *bytes, size_t size)
-{
-    struct follow *follow = arg;
-
-    follow->status = status;
-    if (status != 200) {
-        if (follow->failure.size < FAILURE_MAX)
-            muster_buf_add(&follow->failure, bytes, size);
-        return true;
-    }
-    return sse_feed(&follow->sse, bytes, size, on_event, follow) == MUSTER_OK;
-}
-
-/* One connection, to its end.  Returns false when nothing broke and it was just time for a new one. */
-static bool
-connect_once(struct follow *follow, const char *method, const char *path, const char *body)
-{
-    struct muster_pair headers[5];
-    size_t count = client_headers(follow->client, body != NULL, "text/event-stream", headers);
-    struct muster_fetch_spec spec = {
-        .method = method,
-        .url = muster_arena_printf(follow->client->arena, "%s%s", follow->client->url, path),
-        .headers = headers,
-        .body = body,
-        .body_size = body ? strlen(body) : 0,
-        .timeout_ms = CONNECTION_MS,
-        .max_answer = FAILURE_MAX,
-        .allow_private = true,
-    };
-    long status = 0;
-    muster_err err;
-
-    if (*follow->cursor)
-        headers[count++] = (struct muster_pair){"Last-Event-ID", follow->cursor};
-    spec.header_count = count;
-    follow->seen = false;
-    follow->status = 0;
-    muster_buf_clear(&follow->failure);
-    sse_reset(&follow->sse);
-    err = muster_fetch_now(&spec, on_bytes, follow, &status, NULL, follow->problem, sizeof follow->problem);
-    if (!err)
-        follow->status = status; /* an answer without a body never came to on_bytes */
-    return err != MUSTER_TIMEOUT;
-}
-
-static bool
-worth_a_try(long status)
-{
-    return status == 0 || status == 200 || status == 429 || status >= 500;
-}
-
-static void
-pause_ms(int64_t ms)
-{
-    struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
-
-    nanosleep(&pause, NULL);
-}
-
-static void
-wait_before(struct follow *follow, int try)
-{
-    int64_t delay_ms = (int64_t)FIRST_DELAY_MS << try;
-    char span[32];
-
-    term_span(span, sizeof span, delay_ms);
-    term_note(follow->term, "muster: the connection broke: trying again in %s (%d of %d)", span, try + 1, TRIES_MAX);
-    pause_ms(delay_ms);
-}
-
 /* Connect again and again, each time after the last event seen. */
 static void
-reconnect(struct follow *follow, bool broke)
+reconnect(struct follow *follow)
 {
     const char *path = client_path(follow->client, "/api/v1/messages/", follow->job, "/stream");
-    int try = 0;
 
-    while (!follow->ended && worth_a_try(follow->status)) {
-        if (follow->seen || !broke)
-            try = 0;
-        if (try == TRIES_MAX)
-            break;
-        if (broke)
-            wait_before(follow, try++);
-        broke = connect_once(follow, "GET", path, NULL);
-    }
+    while (!follow->ended && link_again(&follow->link))
+        link_open(&follow->link, "GET", path, NULL);
 }
 
 static int
 tell_end(struct follow *follow)
 {
-    const char *problem = *follow->problem ? follow->problem : "the connection was closed";
+    const struct link *link = &follow->link;
+    const char *problem = *link->problem ? link->problem : "the connection was closed";
 
     if (follow->ended)
         return follow->result;
-    if (follow->status >= 300)
-        return client_refused(follow->client, follow->status, follow->failure.data, follow->failure.size);
-    if (*follow->job && follow->cursor[0])
+    if (link->status >= 300)
+        return client_refused(follow->client, link->status, link->failure.data, link->failure.size);
+    if (*follow->job && *link_cursor(link))
         return complain(EXIT_UNREACHABLE, "lost the server (%s): the job goes on, see muster job %s --follow", problem,
                         follow->job);
-    if (follow->status == 0)
+    if (link->status == 0)
         return client_unreachable(follow->client, problem);
     return complain(EXIT_UNREACHABLE,
                     "the connection broke before the job had a name: look for it with muster history");
@@ -331,24 +244,24 @@ follow(const struct client *client, const char *method, const char *path, const 
        int64_t deadline_ms, bool *out_forbidden)
 {
     struct follow state = {.client = client, .term = term_start(!client->json, deadline_ms)};
-    bool broke;
     int result;
 
+    state.link =
+        (struct link){.client = client, .term = state.term, .handler = on_event, .arg = &state, .tries_max = TRIES_MAX};
     snprintf(state.job, sizeof state.job, "%s", id);
     term_job(state.term, id);
     term_label(state.term, "waiting");
-    broke = connect_once(&state, method, path, body);
-    if (*state.job && state.status == 200)
-        reconnect(&state, broke);
+    link_open(&state.link, method, path, body);
+    if (*state.job && state.link.status == 200)
+        reconnect(&state);
     term_stop(&state.term);
-    if (out_forbidden && state.status == 403 && !*state.cursor) {
+    if (out_forbidden && state.link.status == 403 && !*link_cursor(&state.link)) {
         *out_forbidden = true;
         result = EXIT_REFUSED;
     } else {
         result = tell_end(&state);
     }
-    muster_buf_free(&state.failure);
-    sse_fini(&state.sse);
+    link_fini(&state.link);
     return result;
 }
 
@@ -366,14 +279,6 @@ follow_job(const struct client *client, const char *id, bool *out_forbidden)
 
 /* ---- without a stream ---- */
 
-static bool
-has_ended(const json_t *job)
-{
-    const char *state = json_text(job, "status");
-
-    return strcmp(state, "queued") != 0 && strcmp(state, "processing") != 0;
-}
-
 /* Look again and again until the job has ended; EXIT_DONE: *out_job is what it is then. */
 static int
 poll_until_end(const struct client *client, struct term *term, const char *id, json_t **out_job)
@@ -387,20 +292,20 @@ poll_until_end(const struct client *client, struct term *term, const char *id, j
 
     for (;;) {
         client_send(client, "GET", path, NULL, POLL_TIMEOUT_MS, &reply);
-        if (worth_a_try(reply.err ? 0 : reply.status) && reply.status != 200 && try++ < TRIES_MAX) {
+        if (link_worth_a_try(reply.err ? 0 : reply.status) && reply.status != 200 && try++ < TRIES_MAX) {
             client_drop(&reply);
         } else {
             result = client_take(client, &reply, &job);
             if (result)
                 return result;
-            if (has_ended(job))
+            if (job_has_ended(job))
                 break;
             try = 0;
             term_label(term, "%s", strcmp(json_text(job, "status"), "queued") == 0 ? "waiting" : "at work");
             json_decref(job);
             job = NULL;
         }
-        pause_ms(delay_ms);
+        link_pause(delay_ms);
         delay_ms = delay_ms < POLL_MAX_MS ? delay_ms + POLL_MS : POLL_MAX_MS;
     }
     *out_job = job;

@@ -1,12 +1,8 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* status, job, cancel and history: look at teams and jobs. */
-#include <inttypes.h>
+/* status, job, cancel, retry, pause and resume: look at teams and jobs, and steer them. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "schemas/muster_options.h"
 #include "tools/client.h"
 #include "tools/commands.h"
 #include "tools/follow.h"
@@ -14,7 +10,6 @@
 #include "tools/term.h"
 
 #define LOOK_TIMEOUT_MS 30000
-#define UNIX_MS_MIN 100000000000 /* a plain --since from here on is a time; below it a unit was forgotten */
 
 static int
 status(const struct client *client, const struct call *call)
@@ -70,68 +65,73 @@ cancel(const struct client *client, const struct call *call)
     return result;
 }
 
-/* ---- history ---- */
-
-static void
-add_query(struct muster_buf *path, const char *name, const char *value)
-{
-    if (!value)
-        return;
-    muster_buf_printf(path, "%c%s=", strchr(path->data, '?') ? '&' : '?', name);
-    url_encode(path, value);
-}
-
-/* A span back from now, or a time in unix milliseconds. */
-static int
-add_since(const struct call *call, struct muster_buf *path)
-{
-    const char *value = call_value(call, "--since");
-    struct timespec now;
-    int64_t since_ms = 0;
-    char text[32];
-    int result;
-
-    if (!value)
-        return EXIT_DONE;
-    if (strtoll(value, NULL, 10) >= UNIX_MS_MIN && duration_lacks_unit(value)) {
-        add_query(path, "since", value);
-        return EXIT_DONE;
-    }
-    result = client_duration(call, "--since", &since_ms);
-    if (result)
-        return result;
-    clock_gettime(CLOCK_REALTIME, &now);
-    since_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 - since_ms;
-    snprintf(text, sizeof text, "%" PRId64, since_ms);
-    add_query(path, "since", text);
-    return EXIT_DONE;
-}
+/* ---- retry ---- */
 
 static int
-history(const struct client *client, const struct call *call)
+retry_one(const struct client *client, const char *id)
 {
-    static const char *const plain[] = {"team", "status", "from", "limit", "page"};
-    struct muster_buf path = {0};
     json_t *answer = NULL;
-    char option[16];
-    size_t i;
-    int result;
+    const char *again;
+    int result = client_request(client, "POST", client_path(client, "/api/v1/messages/", id, "/retry"), "{}",
+                                LOOK_TIMEOUT_MS, &answer);
 
-    muster_buf_str(&path, "/api/v1/messages/history");
-    for (i = 0; i < sizeof plain / sizeof *plain; i++) {
-        snprintf(option, sizeof option, "--%s", plain[i]);
-        add_query(&path, plain[i], call_value(call, option));
-    }
-    result = add_since(call, &path);
-    if (!result)
-        result = client_request(client, "GET", path.data, NULL, LOOK_TIMEOUT_MS, &answer);
-    if (!result && client->json)
+    if (!result && client->json) {
         json_print(answer);
-    else if (!result)
-        show_history(answer);
+    } else if (!result) {
+        again = json_text(answer, "jobId");
+        puts(*again ? again : "accepted");
+    }
     json_decref(answer);
-    muster_buf_free(&path);
     return result;
+}
+
+/* One that cannot be sent again keeps none of the others from it; the exit code is that of the first. */
+static int
+retry(const struct client *client, const struct call *call)
+{
+    int first = EXIT_DONE;
+    int result;
+    int i;
+
+    for (i = 0; i < call->arg_count; i++) {
+        result = retry_one(client, call->args[i]);
+        if (result && call->arg_count > 1)
+            complain(result, "%s was not sent again", call->args[i]);
+        first = first ? first : result;
+    }
+    return first;
+}
+
+/* ---- pause and resume ---- */
+
+static int
+set_paused(const struct client *client, const struct call *call, const char *after, bool paused)
+{
+    json_t *answer = NULL;
+    const json_t *now;
+    int result = client_request(client, "POST", client_path(client, "/api/v1/teams/", call->args[0], after), "{}",
+                                LOOK_TIMEOUT_MS, &answer);
+
+    if (!result && client->json) {
+        json_print(answer);
+    } else if (!result) {
+        now = json_object_get(answer, "paused");
+        puts((json_is_boolean(now) ? json_is_true(now) : paused) ? "paused" : "resumed");
+    }
+    json_decref(answer);
+    return result;
+}
+
+static int
+pause_team(const struct client *client, const struct call *call)
+{
+    return set_paused(client, call, "/pause", true);
+}
+
+static int
+resume_team(const struct client *client, const struct call *call)
+{
+    return set_paused(client, call, "/resume", false);
 }
 
 int
@@ -153,7 +153,19 @@ run_cancel(const struct call *call)
 }
 
 int
-run_history(const struct call *call)
+run_retry(const struct call *call)
 {
-    return client_run(call, history);
+    return client_run(call, retry);
+}
+
+int
+run_pause(const struct call *call)
+{
+    return client_run(call, pause_team);
+}
+
+int
+run_resume(const struct call *call)
+{
+    return client_run(call, resume_team);
 }

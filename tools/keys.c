@@ -1,35 +1,16 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* key create, key list and key revoke. */
-#include <inttypes.h>
+/* key create, key list, key rotate and key revoke. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "schemas/muster_options.h"
 #include "tools/client.h"
 #include "tools/commands.h"
 #include "tools/show.h"
+#include "tools/term.h"
 
 #define KEY_TIMEOUT_MS 30000
-
-/* "a,b" to ["a","b"]. */
-static json_t *
-split(const char *text)
-{
-    json_t *list = json_array();
-    char *copy = muster_strdup(text);
-    char *rest = copy;
-    char *item;
-
-    while ((item = strsep(&rest, ","))) {
-        if (*item)
-            json_array_append_new(list, json_string(item));
-    }
-    free(copy);
-    return list;
-}
 
 /* "100/1m": 100 requests a minute. */
 static int
@@ -58,19 +39,17 @@ put_rate(const struct call *call, json_t *body)
 static int
 put_expires(const struct call *call, json_t *body)
 {
-    struct timespec now;
     int64_t span_ms = 0;
     int result = client_duration(call, "--expires", &span_ms);
 
     if (result || !span_ms)
         return result;
-    clock_gettime(CLOCK_REALTIME, &now);
-    json_object_set_new(body, "expiresAt", json_integer((int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + span_ms));
+    json_object_set_new(body, "expiresAt", json_integer(client_now_ms() + span_ms));
     return EXIT_DONE;
 }
 
 static void
-print_created(const struct client *client, const json_t *answer)
+print_key(const struct client *client, const json_t *answer, const char *note)
 {
     if (client->json) {
         json_print(answer);
@@ -79,7 +58,7 @@ print_created(const struct client *client, const json_t *answer)
     puts(json_text(answer, "key"));
     fflush(stdout);
     if (isatty(STDERR_FILENO))
-        fputs("Keep this key: it is not shown again.\n", stderr);
+        fprintf(stderr, "Keep this key: it is not shown again.%s\n", note);
 }
 
 static int
@@ -92,9 +71,13 @@ create(const struct client *client, const struct call *call)
     int result;
 
     json_put_text(body, "name", call->args[0]);
-    json_object_set_new(body, "scopes", split(scopes ? scopes : "teams:read,teams:write"));
+    json_object_set_new(body, "scopes", json_split(scopes ? scopes : "teams:read,teams:write"));
     if (teams)
-        json_object_set_new(body, "teams", split(teams));
+        json_object_set_new(body, "teams", json_split(teams));
+    if (call_value(call, "--tier"))
+        json_put_text(body, "tier", call_value(call, "--tier"));
+    if (call_value(call, "--as"))
+        json_put_text(body, "speaksFor", call_value(call, "--as"));
     result = put_rate(call, body);
     if (!result)
         result = put_expires(call, body);
@@ -104,7 +87,7 @@ create(const struct client *client, const struct call *call)
     }
     result = client_request(client, "POST", "/api/v1/keys", client_body(client, body), KEY_TIMEOUT_MS, &answer);
     if (!result)
-        print_created(client, answer);
+        print_key(client, answer, "");
     json_decref(answer);
     return result;
 }
@@ -120,6 +103,29 @@ list(const struct client *client, const struct call *call)
         json_print(answer);
     else if (!result)
         show_keys(json_is_array(answer) ? answer : json_object_get(answer, "keys"));
+    json_decref(answer);
+    return result;
+}
+
+/* The old text goes on to work for --overlap, or ends with this. */
+static int
+rotate(const struct client *client, const struct call *call)
+{
+    json_t *answer = NULL;
+    const char *body;
+    char until[32];
+    int result = client_overlap(client, call, &body);
+
+    if (!result)
+        result = client_request(client, "POST", client_path(client, "/api/v1/keys/", call->args[0], "/rotate"), body,
+                                KEY_TIMEOUT_MS, &answer);
+    if (!result) {
+        term_time(until, sizeof until, json_number(answer, "oldUntil"));
+        print_key(client, answer,
+                  json_number(answer, "oldUntil") > 0
+                      ? muster_arena_printf(client->arena, "  The old one works until %s: replace it by then.", until)
+                      : "  The old one works no longer: replace it wherever it is kept.");
+    }
     json_decref(answer);
     return result;
 }
@@ -149,6 +155,12 @@ int
 run_key_list(const struct call *call)
 {
     return client_run(call, list);
+}
+
+int
+run_key_rotate(const struct call *call)
+{
+    return client_run(call, rotate);
 }
 
 int

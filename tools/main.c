@@ -31,25 +31,43 @@ static const struct option_row serve_options[] = {
         "--context", "JSON", "Your own data, kept with the job."                                                       \
     }
 
+#define SESSION_ROW                                                                                                    \
+    {                                                                                                                  \
+        "--session", "ID", "A conversation of your own: what has the same ID goes on with it."                         \
+    }
+#define IDEMPOTENCY_ROW                                                                                                \
+    {                                                                                                                  \
+        "--idempotency-key", "K", "Sent twice with the same key, it is done once."                                     \
+    }
+#define OVERLAP_ROW                                                                                                    \
+    {                                                                                                                  \
+        "--overlap", "DUR", "How long the old one goes on to work, for example 1h (not at all)."                       \
+    }
+
 static const struct option_row ask_options[] = {
     {"--timeout", "DUR", "How long to wait, for example 90s (30m; on a terminal as long as it takes)."},
     PRIORITY_ROW,
     CONTEXT_ROW,
+    SESSION_ROW,
+    IDEMPOTENCY_ROW,
     {NULL, NULL, NULL},
 };
 
 static const struct option_row stream_options[] = {
-    PRIORITY_ROW,
-    CONTEXT_ROW,
-    {NULL, NULL, NULL},
+    PRIORITY_ROW, CONTEXT_ROW, SESSION_ROW, IDEMPOTENCY_ROW, {NULL, NULL, NULL},
 };
 
 static const struct option_row execute_options[] = {
     PRIORITY_ROW,
     {"--timeout", "DUR", "Limit of one attempt, for example 10m (the team's)."},
-    {"--attempts", "N", "Failures after which the job has failed (the server's)."},
+    {"--attempts", "N", "Failures after which the job has failed (the server's, which is also the most)."},
     {"--callback", "URL", "Where the end is reported to."},
     CONTEXT_ROW,
+    SESSION_ROW,
+    IDEMPOTENCY_ROW,
+    {"--delay", "DUR", "How long it waits before its first attempt."},
+    {"--deadline", "TIME|DUR", "It fails when it has not ended by then: 2h, 2026-01-31T18:00Z or unix milliseconds."},
+    {"--retry-delay", "DUR", "Pause before the second attempt (the server's)."},
     {"--wait", NULL, "Show the events as they come, up to the end."},
     {NULL, NULL, NULL},
 };
@@ -59,10 +77,25 @@ static const struct option_row job_options[] = {
     {NULL, NULL, NULL},
 };
 
+static const struct option_row jobs_options[] = {
+    {"--team", "TEAM", "Only this team's."},
+    {"--status", "S,..", "Only these: queued, processing, completed, failed, cancelled; dead: failed, not retried."},
+    {"--from", "NAME", "Only those sent by this key or team."},
+    {"--limit", "N", "Jobs a page (50)."},
+    {"--page", "N", "Which page (1)."},
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row watch_options[] = {
+    {"--after", "CURSOR", "Go on behind this event; oldest: all that is kept (from now; a job: oldest)."},
+    {"--type", "T", "Only events of this type, for example job.failed; see muster describe events."},
+    {NULL, NULL, NULL},
+};
+
 static const struct option_row history_options[] = {
     {"--team", "TEAM", "Only this team's."},
-    {"--status", "S", "Only these: queued, processing, completed, failed, cancelled."},
-    {"--from", "NAME", "Only those sent with the key of this name."},
+    {"--status", "S", "Only these: queued, processing, completed, failed, cancelled; dead: failed, not retried."},
+    {"--from", "NAME", "Only those sent by this key or team."},
     {"--since", "DUR", "Only the last 2h, 7d or so; or unix milliseconds."},
     {"--limit", "N", "Jobs a page (50)."},
     {"--page", "N", "Which page (1)."},
@@ -73,7 +106,33 @@ static const struct option_row key_options_rows[] = {
     {"--scope", "A,B", "What it may do (teams:read,teams:write); see muster describe scopes."},
     {"--team", "T,..", "Teams it may use (all)."},
     {"--rate", "N/DUR", "Requests per span, for example 100/1m; 0/1m: unlimited."},
+    {"--tier", "T", "Its rate by name: standard, premium or enterprise."},
+    {"--as", "TEAM", "The team it speaks for, shown as the sender (the key's name is)."},
     {"--expires", "DUR", "When it stops working, from now (never)."},
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row rotate_options[] = {
+    OVERLAP_ROW,
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row webhook_options_rows[] = {
+    {"--events", "T,..", "What it is told of: types, or job.*, team.*, * (the ends of jobs)."},
+    {"--team", "T,..", "Teams whose events it is told of (all that the key may use)."},
+    {"--name", "NAME", "For people."},
+    {"--paused", NULL, "Tells nothing until it is resumed."},
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row webhook_resume_options[] = {
+    {"--after", "CURSOR", "Go on behind this event (behind the last one it took)."},
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row webhook_secret_options[] = {
+    {"--rotate", NULL, "Make a new one."},
+    OVERLAP_ROW,
     {NULL, NULL, NULL},
 };
 
@@ -89,10 +148,28 @@ static const struct command commands[] = {
     {"status", "[TEAM]", "Show the teams, or one of them.", NULL, 0, 1, run_status},
     {"job", "ID", "Show a job; the exit code tells how it ended.", job_options, 1, 1, run_job},
     {"cancel", "ID", "End a job.", NULL, 1, 1, run_cancel},
+    {"retry", "ID...", "Send failed jobs again and print the ids of the new ones.", NULL, 1, CALL_ARGS_MAX, run_retry},
+    {"pause", "TEAM", "Let a team start no more jobs; it goes on to take them.", NULL, 1, 1, run_pause},
+    {"resume", "TEAM", "Let a paused team start jobs again.", NULL, 1, 1, run_resume},
+    {"watch", "[TEAM|ID]", "Show events as they happen; of a job up to its end.", watch_options, 0, 1, run_watch},
+    {"jobs", "", "List the jobs that have not ended, the newest first.", jobs_options, 0, 0, run_jobs},
     {"history", "", "List jobs, the newest first.", history_options, 0, 0, run_history},
     {"key create", "NAME", "Make an API key and print it.", key_options_rows, 1, 1, run_key_create},
     {"key list", "", "List the API keys.", NULL, 0, 0, run_key_list},
+    {"key rotate", "ID|NAME", "Give an API key a new text and print it.", rotate_options, 1, 1, run_key_rotate},
     {"key revoke", "ID|NAME", "End an API key.", NULL, 1, 1, run_key_revoke},
+    {"webhook create", "URL", "Have events sent to a URL; print its id and secret.", webhook_options_rows, 1, 1,
+     run_webhook_create},
+    {"webhook list", "", "List the webhooks.", NULL, 0, 0, run_webhook_list},
+    {"webhook show", "ID", "Show a webhook.", NULL, 1, 1, run_webhook_show},
+    {"webhook pause", "ID", "Send it nothing for now; it keeps its place.", NULL, 1, 1, run_webhook_pause},
+    {"webhook resume", "ID", "Go on sending.", webhook_resume_options, 1, 1, run_webhook_resume},
+    {"webhook test", "ID", "Send a test event now; fails when the receiver does not take it.", NULL, 1, 1,
+     run_webhook_test},
+    {"webhook rotate", "ID", "Make a new secret and print it.", rotate_options, 1, 1, run_webhook_rotate},
+    {"webhook delete", "ID", "Delete a webhook.", NULL, 1, 1, run_webhook_delete},
+    {"webhook secret", "", "Print the secret that signs callbacks of jobs.", webhook_secret_options, 0, 0,
+     run_webhook_secret},
     {"describe", "[TOPIC [NAME]]", "Print reference text; without a topic the topics.", NULL, 0, 2, run_describe},
     {"check-config", "FILE", "Say whether a configuration file is right.", NULL, 1, 1, run_check_config},
     {"version", "", "Print the version.", NULL, 0, 0, run_version},

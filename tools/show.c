@@ -9,8 +9,9 @@
 
 #include "tools/client.h"
 #include "tools/term.h"
+#include "tools/text.h"
 
-#define COLUMNS_MAX 12
+#define COLUMNS_MAX 16
 #define CELL_MAX 512
 
 /* ---- cells ---- */
@@ -22,12 +23,12 @@ cell_text(char *out, size_t size, const json_t *value)
     char *dumped;
 
     if (json_is_string(value)) {
-        snprintf(out, size, "%s", json_string_value(value));
+        text_copy(out, size, json_string_value(value));
     } else if (!value || json_is_null(value)) {
         snprintf(out, size, "-");
     } else {
         dumped = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
-        snprintf(out, size, "%s", dumped ? dumped : "-");
+        text_copy(out, size, dumped ? dumped : "-");
         free(dumped);
     }
 }
@@ -36,29 +37,28 @@ static void
 join_list(char *out, size_t size, const json_t *list)
 {
     char cell[CELL_MAX];
-    size_t used = 0;
+    struct muster_buf joined = {0};
     size_t i;
     const json_t *item;
 
-    snprintf(out, size, "-");
     json_array_foreach(list, i, item)
     {
         cell_text(cell, sizeof cell, item);
-        if (used >= size)
-            break;
-        used += (size_t)snprintf(out + used, size - used, "%s%s", i ? "," : "", cell);
+        muster_buf_printf(&joined, "%s%s", i ? "," : "", cell);
     }
+    text_copy(out, size, joined.data ? joined.data : "-");
+    muster_buf_free(&joined);
 }
 
-/* "100 in 1m 00s", "unlimited"; "default" where the key has none of its own. */
+/* "100 in 1m 00s", "unlimited"; where the key has none of its own "by tier" or "default". */
 static void
-rate_text(char *out, size_t size, const json_t *rate)
+rate_text(char *out, size_t size, const json_t *key, const json_t *rate)
 {
     int64_t requests = json_number(rate, "requests");
     char span[32];
 
     if (requests < 0) {
-        snprintf(out, size, "default");
+        snprintf(out, size, "%s", *json_text(key, "tier") ? "by tier" : "default");
     } else if (requests == 0) {
         snprintf(out, size, "unlimited");
     } else {
@@ -71,50 +71,42 @@ static void
 fill_cell(char *out, size_t size, const json_t *row, const struct column *column)
 {
     const json_t *value = json_object_get(row, column->field);
-    char *at;
 
     if (column->kind == COLUMN_TIME && json_is_number(value))
-        term_time(out, size, (int64_t)json_number_value(value));
+        term_time(out, size, json_whole(value));
     else if (column->kind == COLUMN_SPAN && json_is_number(value))
-        term_span(out, size, (int64_t)json_number_value(value));
+        term_span(out, size, json_whole(value));
     else if (column->kind == COLUMN_RATE)
-        rate_text(out, size, value);
+        rate_text(out, size, row, value);
+    else if (column->kind == COLUMN_FLAG)
+        text_copy(out, size, json_is_true(value) ? "yes" : "-");
     else if (json_is_array(value))
         join_list(out, size, value);
     else
         cell_text(out, size, value);
-    for (at = out; *at; at++) {
-        if ((unsigned char)*at < ' ')
-            *at = ' ';
-    }
-}
-
-/* Characters of UTF-8 text. */
-static int
-text_width(const char *text)
-{
-    int width = 0;
-
-    for (; *text; text++)
-        width += ((unsigned char)*text & 0xc0) != 0x80;
-    return width;
-}
-
-/* Cut to `width` characters, with "..." at the end of what was longer. */
-static void
-cut(char *text, int width)
-{
-    char *at = text;
-    int seen = 0;
-
-    if (width <= 3 || text_width(text) <= width)
-        return;
-    while (*at && (seen < width - 3 || ((unsigned char)*at & 0xc0) == 0x80))
-        seen += ((unsigned char)*at++ & 0xc0) != 0x80;
-    snprintf(at, 4, "...");
+    text_flatten(out);
 }
 
 /* ---- tables ---- */
+
+/* Is there anything in it? */
+static bool
+is_used(const json_t *rows, const struct column *column)
+{
+    char cell[CELL_MAX];
+    const json_t *row;
+    size_t i;
+
+    if (!column->optional)
+        return true;
+    json_array_foreach(rows, i, row)
+    {
+        fill_cell(cell, sizeof cell, row, column);
+        if (strcmp(cell, "-") != 0)
+            return true;
+    }
+    return false;
+}
 
 static int
 column_width(const json_t *rows, const struct column *column)
@@ -127,7 +119,7 @@ column_width(const json_t *rows, const struct column *column)
     json_array_foreach(rows, i, row)
     {
         fill_cell(cell, sizeof cell, row, column);
-        cut(cell, column->width_max);
+        text_cut(cell, column->width_max);
         if (text_width(cell) > widest)
             widest = text_width(cell);
     }
@@ -144,8 +136,8 @@ print_cell(const char *cell, int width, bool last)
         printf("%*s", width - text_width(cell) + 2, "");
 }
 
-void
-show_table(const json_t *rows, const struct column *columns)
+static void
+show_columns(const json_t *rows, const struct column *const *columns, int count)
 {
     int widths[COLUMNS_MAX] = {0};
     char cell[CELL_MAX];
@@ -153,18 +145,31 @@ show_table(const json_t *rows, const struct column *columns)
     size_t i;
     int c;
 
-    for (c = 0; columns[c].title; c++)
-        widths[c] = column_width(rows, &columns[c]);
-    for (c = 0; columns[c].title; c++)
-        print_cell(columns[c].title, widths[c], !columns[c + 1].title);
+    for (c = 0; c < count; c++)
+        widths[c] = column_width(rows, columns[c]);
+    for (c = 0; c < count; c++)
+        print_cell(columns[c]->title, widths[c], c + 1 == count);
     json_array_foreach(rows, i, row)
     {
-        for (c = 0; columns[c].title; c++) {
-            fill_cell(cell, sizeof cell, row, &columns[c]);
-            cut(cell, columns[c].width_max);
-            print_cell(cell, widths[c], !columns[c + 1].title);
+        for (c = 0; c < count; c++) {
+            fill_cell(cell, sizeof cell, row, columns[c]);
+            text_cut(cell, columns[c]->width_max);
+            print_cell(cell, widths[c], c + 1 == count);
         }
     }
+}
+
+void
+show_table(const json_t *rows, const struct column *columns)
+{
+    const struct column *used[COLUMNS_MAX];
+    int count = 0;
+
+    for (; columns->title && count < COLUMNS_MAX; columns++) {
+        if (is_used(rows, columns))
+            used[count++] = columns;
+    }
+    show_columns(rows, used, count);
 }
 
 /* ---- fields ---- */
@@ -175,14 +180,26 @@ ends_with(const char *name, const char *end)
     return strlen(name) >= strlen(end) && strcmp(name + strlen(name) - strlen(end), end) == 0;
 }
 
+static bool
+is_one_of(const char *name, const char *const *names)
+{
+    while (*names && strcmp(*names, name) != 0)
+        names++;
+    return *names != NULL;
+}
+
 /* The API's times and spans are numbers of ms; their names tell which. */
 static void
 field_text(char *out, size_t size, const char *name, const json_t *value)
 {
-    if (json_is_integer(value) && (ends_with(name, "At") || strcmp(name, "estimatedCompletion") == 0))
-        term_time(out, size, json_integer_value(value));
-    else if (json_is_integer(value) && (strcmp(name, "duration") == 0 || strcmp(name, "averageDuration") == 0))
-        term_span(out, size, json_integer_value(value));
+    static const char *const times[] = {"estimatedCompletion", "deadline", "nextTry", "oldUntil",
+                                        "lastDelivered",       NULL};
+    static const char *const spans[] = {"duration", "averageDuration", NULL};
+
+    if (json_is_number(value) && (ends_with(name, "At") || is_one_of(name, times)))
+        term_time(out, size, json_whole(value));
+    else if (json_is_number(value) && is_one_of(name, spans))
+        term_span(out, size, json_whole(value));
     else
         cell_text(out, size, value);
 }
@@ -193,12 +210,16 @@ show_value(const char *name, const json_t *value, int indent)
     char line[CELL_MAX * 4];
 
     if (json_is_object(value)) {
-        printf("%*s%s:\n", indent, "", name);
+        printf("%*s", indent, "");
+        term_print_safe(stdout, name, strlen(name));
+        fputs(":\n", stdout);
         show_fields(value, indent + 2);
         return;
     }
     field_text(line, sizeof line, name, value);
-    printf("%*s%s: ", indent, "", name);
+    printf("%*s", indent, "");
+    term_print_safe(stdout, name, strlen(name));
+    fputs(": ", stdout);
     term_print_safe(stdout, line, strlen(line));
     putchar('\n');
 }
@@ -225,31 +246,81 @@ show_fields(const json_t *object, int indent)
 
 /* ---- the answers ---- */
 
-void
-show_history(const json_t *answer)
+static void
+show_next_page(const json_t *pages)
 {
-    static const struct column columns[] = {
-        {"TIME", "timestamp", COLUMN_TIME, 20}, {"STATUS", "status", COLUMN_TEXT, 12},
-        {"TEAM", "to", COLUMN_TEXT, 24},        {"FROM", "from", COLUMN_TEXT, 24},
-        {"TOOK", "duration", COLUMN_SPAN, 12},  {"MESSAGE", "messageId", COLUMN_TEXT, 48},
-        {"TEXT", "message", COLUMN_TEXT, 60},   {NULL, NULL, COLUMN_TEXT, 0},
-    };
-    const json_t *pages = json_object_get(answer, "pagination");
-
-    show_table(json_object_get(answer, "messages"), columns);
     if (json_is_true(json_object_get(pages, "hasNext")))
         printf("(%lld in all; go on with --page %lld)\n", (long long)json_number(pages, "total"),
                (long long)json_number(pages, "page") + 1);
 }
 
 void
+show_history(const json_t *answer)
+{
+    static const struct column columns[] = {
+        {"TIME", "timestamp", COLUMN_TIME, 20, false}, {"STATUS", "status", COLUMN_TEXT, 12, false},
+        {"TEAM", "to", COLUMN_TEXT, 24, false},        {"FROM", "from", COLUMN_TEXT, 24, false},
+        {"TOOK", "duration", COLUMN_SPAN, 12, false},  {"MESSAGE", "messageId", COLUMN_TEXT, 48, false},
+        {"TEXT", "message", COLUMN_TEXT, 60, false},   {NULL, NULL, COLUMN_TEXT, 0, false},
+    };
+
+    show_table(json_object_get(answer, "messages"), columns);
+    show_next_page(json_object_get(answer, "pagination"));
+}
+
+/* What is not in the answer but follows from it: how old a job is. */
+static void
+add_age(json_t *job, int64_t now_ms)
+{
+    int64_t sent_ms = json_number(job, "timestamp");
+
+    if (json_is_object(job) && sent_ms > 0)
+        json_object_set_new(job, "age", json_integer(now_ms > sent_ms ? now_ms - sent_ms : 0));
+}
+
+void
+show_jobs(const json_t *answer, int64_t now_ms)
+{
+    static const struct column columns[] = {
+        {"JOB", "messageId", COLUMN_TEXT, 48, false},    {"TEAM", "to", COLUMN_TEXT, 24, false},
+        {"STATUS", "status", COLUMN_TEXT, 12, false},    {"PRIORITY", "priority", COLUMN_TEXT, 12, true},
+        {"POSITION", "position", COLUMN_TEXT, 12, true}, {"AGE", "age", COLUMN_SPAN, 12, false},
+        {"TOOK", "duration", COLUMN_SPAN, 12, true},     {"FROM", "from", COLUMN_TEXT, 24, false},
+        {"TEXT", "message", COLUMN_TEXT, 60, false},     {NULL, NULL, COLUMN_TEXT, 0, false},
+    };
+    json_t *jobs = json_deep_copy(json_object_get(answer, "messages"));
+    json_t *job;
+    size_t i;
+
+    json_array_foreach(jobs, i, job) add_age(job, now_ms);
+    show_table(jobs, columns);
+    json_decref(jobs);
+    show_next_page(json_object_get(answer, "pagination"));
+}
+
+void
+show_webhooks(const json_t *answer)
+{
+    static const struct column columns[] = {
+        {"ID", "id", COLUMN_TEXT, 48, false},           {"NAME", "name", COLUMN_TEXT, 32, true},
+        {"STATE", "state", COLUMN_TEXT, 12, false},     {"URL", "url", COLUMN_TEXT, 60, false},
+        {"EVENTS", "events", COLUMN_TEXT, 48, false},   {"TEAMS", "teams", COLUMN_TEXT, 32, true},
+        {"TAKEN", "delivered", COLUMN_TEXT, 12, false}, {"LAG", "lag", COLUMN_TEXT, 12, true},
+        {"TRIES", "tries", COLUMN_TEXT, 8, true},       {"NEXT TRY", "nextTry", COLUMN_TIME, 20, true},
+        {"PROBLEM", "problem", COLUMN_TEXT, 60, true},  {NULL, NULL, COLUMN_TEXT, 0, false},
+    };
+
+    show_table(json_is_array(answer) ? answer : json_object_get(answer, "webhooks"), columns);
+}
+
+void
 show_teams(const json_t *teams)
 {
     static const struct column columns[] = {
-        {"TEAM", "name", COLUMN_TEXT, 32},     {"STATUS", "status", COLUMN_TEXT, 16},
-        {"DRIVER", "driver", COLUMN_TEXT, 12}, {"RUNNING", "running", COLUMN_TEXT, 8},
-        {"QUEUED", "queued", COLUMN_TEXT, 8},  {"CONCURRENCY", "concurrency", COLUMN_TEXT, 12},
-        {NULL, NULL, COLUMN_TEXT, 0},
+        {"TEAM", "name", COLUMN_TEXT, 32, false},     {"STATUS", "status", COLUMN_TEXT, 16, false},
+        {"DRIVER", "driver", COLUMN_TEXT, 12, false}, {"RUNNING", "running", COLUMN_TEXT, 8, false},
+        {"QUEUED", "queued", COLUMN_TEXT, 8, false},  {"CONCURRENCY", "concurrency", COLUMN_TEXT, 12, false},
+        {"PAUSED", "paused", COLUMN_FLAG, 8, true},   {NULL, NULL, COLUMN_TEXT, 0, false},
     };
 
     show_table(teams, columns);
@@ -259,15 +330,12 @@ void
 show_keys(const json_t *keys)
 {
     static const struct column columns[] = {
-        {"NAME", "name", COLUMN_TEXT, 64},
-        {"ID", "id", COLUMN_TEXT, 48},
-        {"SCOPES", "scopes", COLUMN_TEXT, 60},
-        {"TEAMS", "teams", COLUMN_TEXT, 40},
-        {"CREATED", "createdAt", COLUMN_TIME, 20},
-        {"EXPIRES", "expiresAt", COLUMN_TIME, 20},
-        {"REVOKED", "revokedAt", COLUMN_TIME, 20},
-        {"RATE", "rateLimit", COLUMN_RATE, 20},
-        {NULL, NULL, COLUMN_TEXT, 0},
+        {"NAME", "name", COLUMN_TEXT, 64, false},         {"ID", "id", COLUMN_TEXT, 48, false},
+        {"SCOPES", "scopes", COLUMN_TEXT, 60, false},     {"TEAMS", "teams", COLUMN_TEXT, 40, false},
+        {"TIER", "tier", COLUMN_TEXT, 12, true},          {"AS", "speaksFor", COLUMN_TEXT, 32, true},
+        {"CREATED", "createdAt", COLUMN_TIME, 20, false}, {"EXPIRES", "expiresAt", COLUMN_TIME, 20, false},
+        {"OLD UNTIL", "oldUntil", COLUMN_TIME, 20, true}, {"REVOKED", "revokedAt", COLUMN_TIME, 20, false},
+        {"RATE", "rateLimit", COLUMN_RATE, 20, false},    {NULL, NULL, COLUMN_TEXT, 0, false},
     };
 
     show_table(keys, columns);
@@ -278,6 +346,7 @@ show_job(const json_t *job)
 {
     const char *const texts[] = {"response", "result"};
     json_t *head = json_copy((json_t *)job);
+    const json_t *progress = json_object_get(job, "progress");
     const char *text;
     size_t i;
 
@@ -285,6 +354,11 @@ show_job(const json_t *job)
         if (json_is_string(json_object_get(head, texts[i])))
             json_object_del(head, texts[i]);
     }
+    if (json_number(progress, "total") > 0)
+        json_object_set_new(head, "progress",
+                            json_sprintf("%lld of %lld (%lld %%)", (long long)json_number(progress, "current"),
+                                         (long long)json_number(progress, "total"),
+                                         (long long)json_number(progress, "percentage")));
     show_fields(head, 0);
     json_decref(head);
     for (i = 0; i < sizeof texts / sizeof *texts; i++) {
@@ -297,6 +371,14 @@ show_job(const json_t *job)
             putchar('\n');
         break;
     }
+}
+
+bool
+job_has_ended(const json_t *job)
+{
+    const char *state = json_text(job, "status");
+
+    return strcmp(state, "queued") != 0 && strcmp(state, "processing") != 0;
 }
 
 int

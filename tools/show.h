@@ -5,13 +5,16 @@
 #define TOOLS_SHOW_H
 
 #include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
 
 /* One column of a table. */
 struct column {
     const char *title;
     const char *field;
-    enum { COLUMN_TEXT, COLUMN_TIME, COLUMN_SPAN, COLUMN_RATE } kind;
+    enum { COLUMN_TEXT, COLUMN_TIME, COLUMN_SPAN, COLUMN_RATE, COLUMN_FLAG } kind;
     int width_max; /* longer text is cut */
+    bool optional; /* left out when no row has it */
 };
 
 /* `rows` is a list of objects; `columns` ends with title == NULL. */
@@ -21,8 +24,13 @@ void show_fields(const json_t *object, int indent);
 
 void show_teams(const json_t *teams);
 void show_keys(const json_t *keys);
+void show_webhooks(const json_t *answer);
 void show_history(const json_t *answer);
+/* As the history, for a person who looks after jobs: `now_ms` tells how old they are. */
+void show_jobs(const json_t *answer, int64_t now_ms);
 void show_job(const json_t *job);
+/* Is it neither waiting nor at work? */
+bool job_has_ended(const json_t *job);
 /* The exit code that tells how the job stands: EXIT_DONE when it is completed or has not ended. */
 int show_job_result(const json_t *job);
 

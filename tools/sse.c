@@ -75,6 +75,7 @@ end_event(struct sse_parser *parser, sse_handler *handler, void *arg)
     };
     bool go_on = true;
 
+    set_text(&parser->cursor, event.id, strlen(event.id));
     if (parser->has_data)
         go_on = handler(arg, &event);
     muster_buf_clear(&parser->data);
@@ -151,9 +152,16 @@ sse_reset(struct sse_parser *parser)
     muster_buf_clear(&parser->line);
     muster_buf_clear(&parser->data);
     muster_buf_clear(&parser->type);
+    set_text(&parser->id, sse_cursor(parser), parser->cursor.size);
     parser->has_data = false;
     parser->after_cr = false;
     parser->started = false;
+}
+
+const char *
+sse_cursor(const struct sse_parser *parser)
+{
+    return parser->cursor.size ? parser->cursor.data : "";
 }
 
 int64_t
@@ -169,4 +177,5 @@ sse_fini(struct sse_parser *parser)
     muster_buf_free(&parser->data);
     muster_buf_free(&parser->type);
     muster_buf_free(&parser->id);
+    muster_buf_free(&parser->cursor);
 }

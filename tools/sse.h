@@ -28,7 +28,8 @@ struct sse_parser {
     struct muster_buf data;
     struct muster_buf type;
     struct muster_buf id;
-    int64_t retry_ms; /* 0: the stream did not say */
+    struct muster_buf cursor; /* the id when the last event ended, also one without data */
+    int64_t retry_ms;         /* 0: the stream did not say */
     bool has_data;
     bool after_cr; /* a '\n' that follows ends no further line */
     bool started;  /* the first line, which may begin with a byte order mark, is over */
@@ -40,8 +41,10 @@ typedef bool sse_handler(void *arg, const struct sse_event *event);
 /* Read some bytes and hand on every event that they complete.
  * MUSTER_CANCELLED: the handler broke off; MUSTER_OUTPUT_TOO_LARGE: the event is larger than allowed. */
 muster_err sse_feed(struct sse_parser *parser, const char *bytes, size_t size, sse_handler *handler, void *arg);
-/* A new connection: forget what is half read, keep the id. */
+/* A new connection: forget what is half read, its id too, and keep that of the last whole event. */
 void sse_reset(struct sse_parser *parser);
+/* The id to go on behind; "" none. */
+const char *sse_cursor(const struct sse_parser *parser);
 /* Pause before a reconnect that the stream asked for; 0: it did not. */
 int64_t sse_retry_ms(const struct sse_parser *parser);
 void sse_fini(struct sse_parser *parser);

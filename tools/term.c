@@ -28,6 +28,9 @@ struct term {
     int64_t started_ms;  /* monotonic */
     int64_t deadline_ms; /* monotonic; 0: none */
     char job[96];        /* "" not known yet */
+    char hint[160];      /* told in place of the job */
+    bool hints;          /* there is one, though it may be "" */
+    bool may_end;        /* when nobody reads any more */
     char label[96];
 };
 
@@ -155,7 +158,11 @@ leave(struct term *term, int code, const char *why)
         erase_status(term);
     if (term->open_line && isatty(STDERR_FILENO))
         fputc('\n', stderr);
-    if (*term->job)
+    if (term->hints && isatty(STDERR_FILENO))
+        fprintf(stderr, "muster: %s%s%s\n", why, *term->hint ? "; " : "", term->hint);
+    else if (term->hints)
+        _exit(code);
+    else if (*term->job)
         fprintf(stderr, "muster: %s; it goes on: muster job %s\n", why, term->job);
     else
         fprintf(stderr, "muster: %s; if the server has taken the job, it goes on: muster history --limit 1\n", why);
@@ -167,6 +174,19 @@ term_job(struct term *term, const char *id)
 {
     pthread_mutex_lock(&term->lock);
     snprintf(term->job, sizeof term->job, "%s", id);
+    pthread_mutex_unlock(&term->lock);
+}
+
+void
+term_hint(struct term *term, const char *format, ...)
+{
+    va_list args;
+
+    pthread_mutex_lock(&term->lock);
+    va_start(args, format);
+    vsnprintf(term->hint, sizeof term->hint, format, args);
+    va_end(args);
+    term->hints = true;
     pthread_mutex_unlock(&term->lock);
 }
 
@@ -197,8 +217,16 @@ term_text(struct term *term, const char *text, size_t size)
     written = fflush(stdout) == 0;
     term->open_line = text[size - 1] != '\n';
     pthread_mutex_unlock(&term->lock);
+    if (!written && term->may_end)
+        leave(term, EXIT_DONE, "nobody reads the output");
     if (!written) /* nobody reads any more: the same as Ctrl-C */
         leave(term, EXIT_INTERRUPTED, "nobody reads the output");
+}
+
+void
+term_may_end(struct term *term)
+{
+    term->may_end = true;
 }
 
 void

@@ -21,8 +21,12 @@ void term_stop(struct term **term_p);
 
 /* The job that Ctrl-C and the deadline tell about. */
 void term_job(struct term *term, const char *id);
+/* Ctrl-C tells this instead, where somebody looks; "" nothing. */
+void term_hint(struct term *term, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* What the status line says, besides the time. */
 void term_label(struct term *term, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* That nobody reads the output any more is no failure: the program ends with EXIT_DONE. */
+void term_may_end(struct term *term);
 /* A piece of text on standard output, flushed. */
 void term_text(struct term *term, const char *text, size_t size);
 /* Take the status line away for what is printed past this module. */

@@ -134,6 +134,9 @@ Test(tools_args, an_error_leads_to_one_exit_code)
     cr_assert_eq(exit_of_answer(507, "STORAGE_FULL"), EXIT_LATER);
     cr_assert_eq(exit_of_answer(500, "PROCESS_ERROR"), EXIT_FAILED);
     cr_assert_eq(exit_of_answer(400, "INVALID_REQUEST"), EXIT_USAGE);
+    cr_assert_eq(exit_of_answer(409, "IDEMPOTENCY_IN_PROGRESS"), EXIT_LATER);
+    cr_assert_eq(exit_of_answer(422, "IDEMPOTENCY_MISMATCH"), EXIT_USAGE);
+    cr_assert_eq(exit_of_answer(408, "DEADLINE_EXCEEDED"), EXIT_FAILED);
     cr_assert_eq(exit_of_job("CANCELLED"), EXIT_CANCELLED);
     cr_assert_eq(exit_of_job("TIMEOUT"), EXIT_FAILED);
 }

@@ -127,6 +127,27 @@ Test(tools_sse, reset_forgets_half_an_event_and_keeps_the_id)
     sse_fini(&parser);
 }
 
+Test(tools_sse, the_cursor_is_that_of_the_last_whole_event)
+{
+    struct sse_parser parser = {0};
+    struct seen seen = {0};
+    const char *const parts[] = {"id: 4\n\n", "id: 5\ndata: a\n", "\nid: 6\ndata: b", "\n", "\n", "data: c\n\n"};
+    const char *const cursors[] = {"4", "4", "5", "5", "6", "6"};
+    size_t i;
+
+    cr_assert_str_eq(sse_cursor(&parser), "");
+    for (i = 0; i < sizeof parts / sizeof *parts; i++) {
+        cr_assert_eq(sse_feed(&parser, parts[i], strlen(parts[i]), note, &seen), MUSTER_OK);
+        cr_assert_str_eq(sse_cursor(&parser), cursors[i], "after %s", parts[i]);
+    }
+    cr_assert_eq(sse_feed(&parser, "id: 7\ndata: d", 13, note, &seen), MUSTER_OK);
+    sse_reset(&parser);
+    cr_assert_eq(sse_feed(&parser, "data: e\n\n", 9, note, &seen), MUSTER_OK);
+    cr_assert_str_eq(sse_cursor(&parser), "6", "half an event counts for nothing");
+    cr_assert_str_eq(seen.text, "message|5|a;message|6|b;message|6|c;message|6|e;");
+    sse_fini(&parser);
+}
+
 Test(tools_sse, a_handler_can_break_off)
 {
     struct sse_parser parser = {0};
