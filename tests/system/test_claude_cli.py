@@ -374,3 +374,56 @@ def test_no_secret_of_the_key_reaches_the_log(make):
     daemon = make()
     daemon.client.ask("claude", "fail: 401", timeout=60000)
     assert "sk-test" not in daemon.log() and daemon.client.key not in daemon.log()
+
+
+# ---- conversations ----
+
+
+def recalled(client, session, word="recall:"):
+    return client.ask("claude", word, sessionId=session, timeout=60000).ok()["response"]
+
+
+def test_conversations_are_kept_apart(make):
+    client = make().client  # one process at a time: each change of the conversation stops one and resumes another
+    for session, words in (("a", "apples"), ("b", "bananas")):
+        answer = client.ask("claude", f"echo: {words}", sessionId=session).ok()
+        assert answer["sessionId"] == session and answer["response"] == words
+    client.ask("claude", "echo: cherries").ok()
+    first, second, shared = recalled(client, "a"), recalled(client, "b"), client.ask("claude", "recall:").ok()
+    assert "apples" in first and "bananas" not in first and "cherries" not in first
+    assert "bananas" in second and "apples" not in second
+    assert "cherries" in shared["response"] and "apples" not in shared["response"]
+
+
+def written(folder, words):
+    return any(words in path.read_text() for path in (folder / "home" / "config" / "projects").rglob("*.jsonl"))
+
+
+def test_a_conversation_is_kept_over_kill_9(make, tmp_path):
+    daemon = make()
+    daemon.client.ask("claude", "echo: before the end", sessionId="thread-17").ok()
+    wait_until(lambda: written(tmp_path, "before the end"), "the CLI has written its transcript")
+    daemon.kill9()
+    daemon.start()
+    assert "before the end" in recalled(daemon.client, "thread-17")
+    assert "before the end" not in recalled(daemon.client, "thread-18")
+
+
+def test_nobody_else_comes_into_a_conversation(make):
+    client = make().client
+    other = client.with_key(client.post("/api/v1/keys", {"name": "b", "scopes": ["teams:write"]}).ok(201)["key"])
+    client.ask("claude", "echo: my own words", sessionId="s").ok()
+    assert "my own words" not in recalled(other, "s")
+    assert "my own words" in recalled(client, "s")
+
+
+def test_messages_of_a_conversation_are_answered_one_after_the_other(make, model):
+    client = make(concurrency=3).client
+    first = client.submit("claude", "gate: door first", sessionId="s")
+    asked(model, "door")
+    second = client.submit("claude", "recall:", sessionId="s", priority="critical")
+    assert client.ask("claude", "echo: beside", sessionId="t", timeout=60000).ok()["response"] == "beside"
+    assert client.message(second)["status"] == "queued"
+    model.release("door")
+    assert client.wait_final(first)["status"] == "completed"
+    assert "first" in client.wait_final(second)["response"]

@@ -2,82 +2,14 @@
 """Callbacks: what is sent, and how stubbornly."""
 
 import json
+import re
 import socket
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from harness import scaled, wait_until
-
-FAST = {"webhooks": {"allow_private": True, "retry_delay": "30ms", "max_retry_delay": "200ms", "timeout": "2s"}}
-
-
-class Receiver:
-    """Answers with `script`'s statuses, then 204; keeps what came."""
-
-    def __init__(self, script=(), port=0):
-        self.script = list(script)
-        self.got = []
-        self.changed = threading.Condition()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                with receiver.changed:
-                    status, headers = receiver.script.pop(0) if receiver.script else (204, {})
-                    receiver.got.append(
-                        {
-                            "at": time.monotonic(),
-                            "method": self.command,
-                            "path": self.path,
-                            "headers": dict(self.headers),
-                            "body": body,
-                            "status": status,
-                        }
-                    )
-                    receiver.changed.notify_all()
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-
-            do_POST = do_PUT = do_PATCH = do_GET = answer
-
-            def log_message(self, *args):
-                pass
-
-        ThreadingHTTPServer.allow_reuse_address = True
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.port = self.server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}/hook"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
-        self.thread.start()
-
-    def wait(self, count, seconds=15):
-        with self.changed:
-            came = self.changed.wait_for(lambda: len(self.got) >= count, scaled(seconds))
-        assert came, f"{len(self.got)} of {count} callbacks came"
-        return self.got
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-@pytest.fixture
-def receivers():
-    made = []
-
-    def make(*arguments, **options):
-        made.append(Receiver(*arguments, **options))
-        return made[-1]
-
-    yield make
-    for receiver in made:
-        receiver.stop()
+from harness import wait_until
+from receiver import FAST, Receiver, head, is_signed, receivers, sign, signatures, told  # noqa: F401
 
 
 def test_a_completed_job_is_reported(daemons, receivers):
@@ -259,3 +191,98 @@ def test_a_callback_that_cannot_be_is_refused_at_once(client, callback):
     answer = client.execute("echo", "hi", callback=callback)
     body = answer.error(400, "INVALID_REQUEST")
     assert "callback" in json.dumps(body)
+
+
+# ---- signatures ----
+
+
+def secret_of(client):
+    """The server's own, which signs the callbacks that have none."""
+    return client.get("/api/v1/webhooks/callbacks").ok()["secret"]
+
+
+def test_a_callback_is_signed_with_the_secret_of_the_server(daemons, receivers):
+    receiver, client = receivers(), daemons(FAST).client
+    secret = secret_of(client)
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{32,88}=*", secret)
+    name = client.submit("echo", "sign me \u00e9 \U0001f680", callback={"url": receiver.url})
+    got = receiver.wait(1)[0]
+    assert head(got, "webhook-id") == name.replace("job_", "msg_")
+    assert len(signatures(got)) == 1 and is_signed(got, secret)
+    assert not is_signed({**got, "body": got["body"] + b" "}, secret)
+    assert secret_of(client) == secret
+
+
+def test_a_callback_with_a_secret_of_its_own_is_signed_with_that(daemons, receivers):
+    receiver, daemon = receivers([(500, {})]), daemons(FAST)
+    client, secret = daemon.client, "whsec_" + "bXVzdGVyIHNpZ25zIHdpdGggdGhpcyBvbmUh"
+    name = client.submit("echo", "mine", callback={"url": receiver.url, "secret": secret})
+    first, second = receiver.wait(2)
+    for got in (first, second):
+        assert is_signed(got, secret) and not is_signed(got, secret_of(client))
+        assert len(signatures(got)) == 1
+        assert head(got, "webhook-id") == name.replace("job_", "msg_")
+    wait_until(lambda: client.message(name)["callback"]["status"] == "delivered", "it is delivered")
+    assert secret not in client.get(f"/api/v1/messages/{name}").text + daemon.log()
+
+
+@pytest.mark.parametrize("how", ["sigterm", "kill -9"])
+def test_the_secret_of_callbacks_outlives_the_daemon(daemons, receivers, how):
+    gone = receivers()
+    gone.stop()
+    daemon = daemons(FAST)
+    secret = secret_of(daemon.client)
+    own = "whsec_" + "bXVzdGVyIHNpZ25zIHdpdGggdGhpcyBvbmUh"
+    url = f"http://127.0.0.1:{gone.port}/hook"
+    plain = daemon.client.submit("echo", "later", callback={"url": url})
+    named = daemon.client.submit("echo", "later too", callback={"url": url, "secret": own})
+    for name in (plain, named):
+        daemon.client.wait_final(name)
+    if how == "sigterm":
+        daemon.stop()
+    else:
+        daemon.kill9()
+    back = Receiver(port=gone.port)
+    try:
+        daemon.start()
+        assert secret_of(daemon.client) == secret
+        back.wait_for(lambda all_got: {told(got)["jobId"] for got in all_got} == {plain, named}, "both came")
+        for got in back.got:
+            assert is_signed(got, own if told(got)["jobId"] == named else secret), got
+    finally:
+        back.stop()
+
+
+def test_the_secret_of_callbacks_is_rotated_with_an_overlap(daemons, receivers):
+    receiver, client = receivers(), daemons(FAST).client
+    old = secret_of(client)
+    answer = client.post("/api/v1/webhooks/callbacks/rotate", {"overlap": "1h"}).ok()
+    new = answer["secret"]
+    assert new != old and answer["oldUntil"] > time.time() * 1000 + 3_000_000
+    assert secret_of(client) == new
+    client.submit("echo", "twice signed", callback={"url": receiver.url})
+    got = receiver.wait(1)[0]
+    assert len(signatures(got)) == 2 and is_signed(got, old) and is_signed(got, new)
+    last = client.post("/api/v1/webhooks/callbacks/rotate", {}).ok()["secret"]
+    client.submit("echo", "the old one is void", callback={"url": receiver.url})
+    got = receiver.wait(2)[1]
+    assert len(signatures(got)) == 1 and is_signed(got, last)
+    assert sign(new, head(got, "webhook-id"), head(got, "webhook-timestamp"), got["body"]) not in signatures(got)
+
+
+def test_the_secret_of_callbacks_is_for_admins(daemons):
+    client = daemons(FAST).client
+    key = client.post("/api/v1/keys", {"name": "some", "scopes": ["webhooks:manage", "teams:write"]}).ok(201)["key"]
+    client.with_key(key).get("/api/v1/webhooks/callbacks").error(403, "FORBIDDEN")
+    client.with_key(key).post("/api/v1/webhooks/callbacks/rotate", {}).error(403, "FORBIDDEN")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["plain", "whsec_", "whsec_c2hvcnQ=", "whsec_" + "A" * 200, "whsec_!!!", 5],
+    ids=["bare", "empty", "short", "long", "no base64", "number"],
+)
+def test_a_secret_that_cannot_sign_is_refused(daemons, secret):
+    answer = daemons(FAST).client.execute("echo", "x", callback={"url": "http://127.0.0.1:9/x", "secret": secret})
+    body = answer.error(400, "INVALID_REQUEST")
+    assert body["details"]["field"] == "callback.secret"
