@@ -32,20 +32,6 @@ topic_of(struct talk *talk, const char *const *team)
     return (struct http_topic){.teams = teams};
 }
 
-/* Everything up to this number was shown to those who listened. */
-static muster_err
-ask_settled(struct talk *talk, int64_t *out_seq)
-{
-    struct log_flush flush = {.all = true};
-    struct store_committed committed;
-    muster_err err =
-        http_ask(talk->request, MUSTER_LOG, &log_flush_type, &flush, &store_committed_type, &committed, IRIS_HOP_MS);
-
-    if (err == MUSTER_OK)
-        *out_seq = committed.seq;
-    return err;
-}
-
 static void
 on_subscribe(struct talk *talk)
 {
@@ -62,13 +48,13 @@ on_subscribe(struct talk *talk)
         !talk_find_team(talk, in.team, &team))
         return;
     about = (struct about){.team = in.team};
-    err = in.after ? http_cursor_parse(talk->request, in.after, &after) : ask_settled(talk, &after);
+    err = in.after ? http_cursor_parse(talk->request, in.after, &after) : http_settled(talk->request, &after);
     if (err && in.after) {
         talk_refuse_cursor(talk, err, &about);
         return;
     }
     if (err) {
-        talk_refuse_as_told(talk, err, &about);
+        talk_refuse(talk, err, &about, "%s", muster_err_text(err));
         return;
     }
     topic = topic_of(talk, &in.team);

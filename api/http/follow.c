@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* What a sink follows, and which of its follows sends an event.
  *
- * A connection gets each event of a job once.  While it follows the job alone they come at once; from the event on
- * where it follows the job's team too, they come with the team's, in the order of the numbers.  Each follow of a job
- * knows up to which number its events were sent, whichever way, so it can go on alone when the team is no longer
- * followed. */
+ * A connection gets each event of a job once.  While it follows the job alone they come at once; when it follows the
+ * job's team too, they come with the team's, in the order of the numbers.  The hand-over is a number, `until`: up to it
+ * the follow of the job sends, above it that of the team.  A follow of a job that is not up to date (it reads the log,
+ * or is about to) takes all events up to where it is, so that none comes before an earlier one; it gives them up again
+ * when it is live.  It knows up to which number its events were sent, whichever way, so it can go on alone when the
+ * team is no longer followed; and it stays until the team's has passed over what it has sent. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,13 +41,24 @@ http_follow_new(struct http_sink *sink, const struct http_topic *topic, int64_t 
     if (topic->type)
         (void)snprintf(follow->type, sizeof follow->type, "%s", topic->type);
     follow->from = follow->last = after;
+    follow->until = INT64_MAX;
+    follow->told = -1;
     follow->behind = after >= 0;
     pthread_mutex_lock(&sink->lock);
     follow->sibling = sink->follows;
     sink->follows = follow;
     sink->follow_count++;
+    if (http_follow_is_ordered(follow) && after >= 0)
+        http_follow_claim(follow);
     pthread_mutex_unlock(&sink->lock);
     return follow;
+}
+
+/* An event of the job, whose team is not known before its first, may be one of this follow's. */
+static bool
+may_send(const struct http_follow *follow, const struct http_follow *one_job)
+{
+    return http_follow_sends(follow, one_job->team) || (one_job->team[0] == '\0' && http_follow_is_ordered(follow));
 }
 
 /* The jobs of its teams are no longer sent by this one: those that are followed themselves go on where it ends. */
@@ -55,11 +68,13 @@ release_jobs(const struct http_follow *follow)
     struct http_follow *other;
 
     for (other = follow->sink->follows; other; other = other->sibling) {
-        if (http_follow_is_ordered(other) || !http_follow_sends(follow, other->team))
+        if (http_follow_is_ordered(other) || other->until == INT64_MAX || !may_send(follow, other))
             continue;
-        if (other->last < 0)
-            other->from = other->last = follow->last;
-        other->missed = true;
+        if (other->last < 0 && other->live && other->team[0])
+            other->from = other->last = other->until;
+        other->until = INT64_MAX;
+        other->told = -1;
+        other->missed = other->missed || other->live; /* else it has kept all */
         http_sink_wake(other->sink);
     }
 }
@@ -119,13 +134,80 @@ http_follow_sends(const struct http_follow *follow, const char *team)
     return http_follow_is_ordered(follow) && follow->type[0] == '\0' && http_follow_has_team(follow, team);
 }
 
-bool
-http_follow_is_covered(const struct http_follow *follow, int64_t seq)
+/* The follow that sends all events of the job's team. */
+static const struct http_follow *
+find_sender(const struct http_follow *follow)
 {
     const struct http_follow *other;
 
     for (other = follow->sink->follows; other; other = other->sibling)
-        if (http_follow_sends(other, follow->team) && other->from >= 0 && seq > other->from)
+        if (http_follow_sends(other, follow->team) && other->from >= 0)
+            break;
+    return other;
+}
+
+/* What the hub has not handed to the jobs yet, up to here, is in the log. */
+void
+http_follow_claim(struct http_follow *follow)
+{
+    struct http_follow *other;
+
+    for (other = follow->sink->follows; other; other = other->sibling) {
+        if (http_follow_is_ordered(other) || other->final || !may_send(follow, other))
+            continue;
+        if (other->team[0])
+            other->until = follow->from > other->last ? follow->from : other->last;
+        other->missed = true;
+    }
+}
+
+void
+http_follow_bind(struct http_follow *follow, const char *team)
+{
+    const struct http_follow *other;
+
+    if (http_follow_is_ordered(follow) || follow->team[0] || strlen(team) >= sizeof follow->team)
+        return;
+    memcpy(follow->team, team, strlen(team) + 1);
+    other = find_sender(follow);
+    if (other && follow->until == INT64_MAX)
+        follow->until = follow->told = other->last;
+    else if (other && follow->until < other->last)
+        follow->until = other->last;
+}
+
+bool
+http_follow_finds(struct http_follow *follow, const struct event *event, bool final)
+{
+    const struct http_follow *other;
+
+    if (http_follow_is_ordered(follow))
+        return http_follow_due(follow, event->seq, &event->job, final);
+    http_follow_bind(follow, event->team);
+    if (follow->until < event->seq)
+        follow->until = event->seq;
+    other = find_sender(follow);
+    return other == NULL || event->seq <= other->from || event->seq > follow->told;
+}
+
+bool
+http_follow_is_shared(const struct http_follow *follow)
+{
+    const struct http_follow *other;
+
+    for (other = follow->sink->follows; other; other = other->sibling)
+        if (may_send(other, follow))
+            return true;
+    return false;
+}
+
+bool
+http_follow_is_needed(const struct http_follow *follow)
+{
+    const struct http_follow *other;
+
+    for (other = follow->sink->follows; other; other = other->sibling)
+        if (http_follow_sends(other, follow->team) && other->last < follow->last)
             return true;
     return false;
 }
@@ -153,16 +235,21 @@ find_job(const struct http_sink *sink, const struct muster_id *job)
 static bool
 is_ordered_due(struct http_follow *follow, int64_t seq, const struct muster_id *job, bool final)
 {
-    struct http_follow *other;
+    struct http_follow *other = find_job(follow->sink, job);
+    int64_t before = follow->last;
 
-    if (seq <= follow->last)
+    if (seq <= before)
         return false;
     follow->last = seq;
-    other = find_job(follow->sink, job);
-    if (other && seq > other->last)
-        advance(other, seq, final);
-    else if (other && seq > other->from)
-        return false; /* it came by the job's own way, before this */
+    if (other == NULL || seq <= other->from)
+        return true;
+    if (other->until == INT64_MAX && other->behind)
+        other->told = before;
+    if ((other->until == INT64_MAX || seq > other->until) && (other->missed || other->behind))
+        other->until = seq;
+    if (seq <= other->until)
+        return false;
+    advance(other, seq, final);
     return true;
 }
 
@@ -171,7 +258,7 @@ http_follow_due(struct http_follow *follow, int64_t seq, const struct muster_id 
 {
     if (http_follow_is_ordered(follow))
         return is_ordered_due(follow, seq, job, final);
-    if (seq <= follow->last || http_follow_is_covered(follow, seq))
+    if (seq <= follow->last || seq > follow->until)
         return false;
     advance(follow, seq, final);
     return true;

@@ -68,8 +68,9 @@ pass(struct http_streams *streams, const struct shot *shot, struct http_follow *
     static const struct muster_buf nothing = {0};
     const struct muster_buf *text = &nothing;
 
-    if (follow->team[0] == '\0' && strlen(event->team) < sizeof follow->team)
-        memcpy(follow->team, event->team, strlen(event->team) + 1);
+    http_follow_bind(follow, event->team);
+    if (shot->final && (!http_follow_is_ordered(follow) || follow->sink->follow_count > 1))
+        http_sink_wake(follow->sink); /* to let go of the job */
     if (follow->live && !http_follow_due(follow, event->seq, &event->job, shot->final))
         return;
     if (http_follow_shows(follow, event))
@@ -82,8 +83,6 @@ pass(struct http_streams *streams, const struct shot *shot, struct http_follow *
         streams->server->stream_events++;
         http_sink_put(follow->sink, text->data, text->size);
     }
-    if (shot->final && (!http_follow_is_ordered(follow) || follow->sink->follow_count > 1))
-        http_sink_wake(follow->sink); /* to let go of the job */
 }
 
 static void

@@ -99,10 +99,12 @@ struct http_follow {
     /* under the sink's lock */
     char team[65];           /* of its job, as the first event told */
     bool live;               /* events are sent at once; else they are kept in `early` */
-    bool behind;             /* the log is to be read after `last` first */
+    bool behind;             /* the log is to be read after `last` first, or is being read */
     bool missed;             /* the hub missed events: read the log again after `last` */
     bool final;              /* the last event was the job's last */
     int64_t from, last;      /* events above `from` and up to `last` were sent or are behind; -1: none yet */
+    int64_t until;           /* of a job: above this a follow of its team sends; INT64_MAX: none does */
+    int64_t told;            /* of a job: up to this that one had sent before this one came; -1: there was none */
     struct muster_buf early; /* events since it joined, while the handler sends history */
     struct muster_buf marks; /* struct http_mark each */
 };
@@ -121,8 +123,17 @@ bool http_follow_shows(const struct http_follow *follow, const struct event *eve
 bool http_follow_sends(const struct http_follow *follow, const char *team);
 
 /* The rest under the sink's lock. */
-/* Does an ordered follow of the same sink send this event of the follow's job? */
-bool http_follow_is_covered(const struct http_follow *follow, int64_t seq);
+/* An ordered one begins at `from`: it sends the events of its jobs that are above it, as soon as those that are
+ * followed themselves are up to date. */
+void http_follow_claim(struct http_follow *follow);
+/* The job is of this team. */
+void http_follow_bind(struct http_follow *follow, const char *team);
+/* Is this event, found in the log, to be sent by way of this follow?  If so it counts as sent. */
+bool http_follow_finds(struct http_follow *follow, const struct event *event, bool final);
+/* Does an ordered follow of the same sink send events, or may it? */
+bool http_follow_is_shared(const struct http_follow *follow);
+/* Has an ordered follow of the same sink still to pass over what this one has sent? */
+bool http_follow_is_needed(const struct http_follow *follow);
 /* Is this event to be sent by way of this follow now?  If so it counts as sent. */
 bool http_follow_due(struct http_follow *follow, int64_t seq, const struct muster_id *job, bool final);
 void http_follow_keep(struct http_follow *follow, const struct event *event, bool final, const struct muster_buf *text);

@@ -49,6 +49,12 @@ settle(struct http_request *request, int64_t *out_settled)
     return true;
 }
 
+muster_err
+http_settled(struct http_request *request, int64_t *out_seq)
+{
+    return settle(request, out_seq) ? MUSTER_OK : MUSTER_OVERLOADED;
+}
+
 static bool
 has_ended(struct http_request *request, const struct muster_id *id)
 {
@@ -69,9 +75,8 @@ struct history {
     struct http_follow *follow;
     struct muster_arena *arena;
     struct muster_buf text;
-    int64_t until; /* ordered: no further than this */
+    int64_t until; /* no further than this */
     int64_t last;  /* event seen */
-    int64_t own;   /* last one of the job that no other follow of the sink sends */
     size_t seen;
     bool final;
     bool failed;
@@ -88,7 +93,7 @@ flush_history(struct history *history)
     return !history->failed;
 }
 
-/* Is it to be sent from here?  What a live follow of the job's team sends, or the job's own way has sent, is not. */
+/* Is it to be sent from here? */
 static bool
 is_due(struct history *history, const struct event *event, bool final)
 {
@@ -96,15 +101,7 @@ is_due(struct history *history, const struct event *event, bool final)
     bool due;
 
     pthread_mutex_lock(&follow->sink->lock);
-    if (http_follow_is_ordered(follow)) {
-        due = http_follow_due(follow, event->seq, &event->job, final);
-    } else {
-        if (follow->team[0] == '\0' && strlen(event->team) < sizeof follow->team)
-            memcpy(follow->team, event->team, strlen(event->team) + 1);
-        due = !http_follow_is_covered(follow, event->seq);
-    }
-    if (due)
-        history->own = event->seq;
+    due = http_follow_finds(follow, event, final);
     pthread_mutex_unlock(&follow->sink->lock);
     return due;
 }
@@ -171,40 +168,28 @@ walk(struct history *history)
     return !history->failed;
 }
 
-/* The job's events that a follow of its team has sent count as sent by the job's; what that one has still to send does
- * not.  Under the sink's lock. */
-static void
-note_sent(const struct history *history, bool ended)
-{
-    struct http_follow *follow = history->follow, *other;
-    int64_t sent = history->own;
-
-    for (other = follow->sink->follows; other; other = other->sibling)
-        if (http_follow_sends(other, follow->team) && other->last > sent)
-            sent = other->last;
-    if (follow->last < sent)
-        follow->last = sent;
-    if (history->final ? history->last <= sent : ended)
-        follow->final = true;
-}
-
+/* Alone it takes all that is stored.  Beside a follow of teams no more than what is settled: what comes above that, the
+ * hub has kept, if it was for this one to send. */
 static bool
 send_job_history(struct history *history)
 {
     struct http_request *request = history->request;
     struct http_follow *follow = history->follow;
-    int64_t settled;
-    bool ended;
-
-    if (!flush_log(request, &settled))
-        return false;
     /* Looked at before the walk: a job that has ended by now has its last event in the log, or no longer. */
-    ended = has_ended(request, &follow->job);
-    history->until = INT64_MAX;
+    bool ended = has_ended(request, &follow->job), shared;
+    int64_t settled;
+
+    pthread_mutex_lock(&follow->sink->lock);
+    shared = http_follow_is_shared(follow);
+    pthread_mutex_unlock(&follow->sink->lock);
+    if (!(shared ? settle(request, &settled) : flush_log(request, &settled)))
+        return false;
+    history->until = shared ? settled : INT64_MAX;
     if (!walk(history))
         return false;
     pthread_mutex_lock(&follow->sink->lock);
-    note_sent(history, ended);
+    follow->last = history->last;
+    follow->final = history->final || ended;
     pthread_mutex_unlock(&follow->sink->lock);
     return true;
 }
@@ -238,6 +223,7 @@ http_go_live(struct http_request *request, struct http_follow *follow)
         pthread_mutex_lock(&sink->lock);
         http_follow_take(follow, &text);
         follow->live = text.size == 0 && !follow->missed;
+        follow->behind = follow->behind && !follow->live;
         pthread_mutex_unlock(&sink->lock);
         if (text.size == 0 || !(sent = http_sink_push(sink, text.data, text.size)))
             break;
@@ -255,6 +241,7 @@ http_join_now(struct http_request *request, struct http_follow *follow)
         return false;
     pthread_mutex_lock(&follow->sink->lock);
     follow->from = follow->last = settled;
+    http_follow_claim(follow);
     pthread_mutex_unlock(&follow->sink->lock);
     return true;
 }
@@ -267,10 +254,11 @@ http_join(struct http_request *request, struct http_follow *follow)
     pthread_mutex_lock(&follow->sink->lock);
     if (follow->missed) /* what was kept has a gap */
         http_follow_forget(follow);
-    follow->live = follow->missed = follow->behind = false;
+    follow->live = follow->missed = false;
+    follow->behind = true;
     if (follow->last < 0)
         follow->from = follow->last = 0;
-    history.last = history.own = follow->last;
+    history.last = follow->last;
     pthread_mutex_unlock(&follow->sink->lock);
     if (!(http_follow_is_ordered(follow) ? send_ordered_history(&history) : send_job_history(&history)))
         return false;

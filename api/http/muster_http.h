@@ -179,6 +179,9 @@ muster_err http_socket_count(struct http_request *request);
  * once, also when its team is followed too: then in the team's order.  A job that has ended is no longer followed.
  * MUSTER_EXISTS: it does so already; MUSTER_OVERLOADED: http.max_follows. */
 muster_err http_socket_follow(struct http_request *request, const struct http_topic *topic, int64_t after);
+/* A number that everything up to it was published, and all that any client was shown by now is among it: where a follow
+ * of teams begins that repeats nothing.  MUSTER_OVERLOADED. */
+muster_err http_settled(struct http_request *request, int64_t *out_seq);
 /* False: it was not followed. */
 bool http_socket_unfollow(struct http_request *request, const struct http_topic *topic);
 

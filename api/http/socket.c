@@ -35,7 +35,7 @@ next_step(struct http_sink *sink, enum step *out_step)
 
     pthread_mutex_lock(&sink->lock);
     for (follow = sink->follows; follow; follow = follow->sibling) {
-        step = follow->final                      ? STEP_END
+        step = follow->final                      ? http_follow_is_needed(follow) ? STEP_NONE : STEP_END
                : follow->missed || follow->behind ? STEP_JOIN
                : follow->live                     ? STEP_NONE
                                                   : STEP_LIVE;

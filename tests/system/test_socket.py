@@ -13,7 +13,7 @@ import struct
 import pytest
 import websockets
 
-from harness import PYTHON, ROOT, Wire, cursor, scaled, wait_until
+from harness import PYTHON, ROOT, SLOW, Footprint, Wire, cursor, scaled, wait_until
 
 ENDS = ("complete", "error")
 # Echo jobs of many tests run at the same time.
@@ -599,6 +599,37 @@ async def test_a_message_whose_team_is_followed_comes_once_and_in_the_teams_orde
         assert_rising([m for m in one.seen if m.get("messageId") and "cursor" in m])
 
 
+async def talk_at_random(client, seed):
+    """Own messages between subscriptions that come and go; each must come once, whole, and in order."""
+    choose = random.Random(seed)
+    text, names, subscribed = numbered(12), [], set()
+    async with talk(client) as one:
+        for i in range(50):
+            team = choose.choice(("alpha", "beta"))
+            if choose.random() < 0.5:
+                words = f"@chunks={choose.randrange(1, 12)} @gap={choose.randrange(1, 5)}ms {text}"
+                await one.say("message", team=team, message=words, id=f"m{i}")
+                names.append(f"m{i}")
+            else:
+                await one.say("unsubscribe" if team in subscribed else "subscribe", team=team)
+                subscribed ^= {team}
+            if choose.random() < 0.7:
+                await asyncio.sleep(choose.random() / 100)  # only how the calls are mixed
+        for name in [(await one.answer(name))["messageId"] for name in names]:
+            events = await one.end(name)
+            assert kinds(events)[0] == "start" and text_of(events) == text, events
+            assert_rising(events)
+        await one.alive()
+        for name in {m["messageId"] for m in one.seen if "cursor" in m and "messageId" in m}:
+            assert_rising(one.events(name))
+
+
+@spoken
+async def test_own_messages_are_whole_whatever_else_is_followed_meanwhile(daemons):
+    client = daemons(TWO).client
+    await asyncio.gather(*(talk_at_random(client, seed) for seed in range(12)))
+
+
 @spoken
 async def test_two_that_follow_a_team_see_the_same(client):
     async with talk(client) as one, talk(client) as two:
@@ -1140,6 +1171,20 @@ def try_frames(client):
         return Frames(client)
     except AssertionError:
         return None
+
+
+def test_a_connection_keeps_no_memory_of_its_last_message(daemons):
+    daemon = daemons({"http": {"heartbeat": "600s", "threads": 256, "max_streams": 100}, **ECHO})
+    sockets = [Frames(daemon.client) for _ in range(60)]
+    before = Footprint.of(daemon.pid).rss_kib
+    for one in sockets:
+        one.say("ping", pad="x" * 900_000)
+        one.until_type("pong")
+    grown = Footprint.of(daemon.pid).rss_kib - before
+    for one in sockets:
+        one.close()
+    if SLOW == 1:  # a sanitizer keeps what was freed
+        assert grown < 30_000, grown
 
 
 def test_connections_leave_no_descriptor_behind(daemons):
