@@ -190,16 +190,35 @@ is_over(struct http_request *request, const struct muster_id *id, int64_t after)
     return !more;
 }
 
+/* Who has seen no event yet when the connection breaks knows where to go on, too. */
+static const char *
+begin_text(struct http_request *request, int64_t after)
+{
+    char cursor[MUSTER_CURSOR_TEXT];
+
+    muster_cursor_text(http_house(request)->store, after, cursor);
+    return muster_arena_printf(http_arena(request), "id: %s\n\n", cursor);
+}
+
 static void
 handle_events(struct http_request *request)
 {
     struct muster_strs teams = {NULL, 0};
     struct http_topic topic;
+    const char *first = "";
     int64_t after;
     muster_err err;
 
     if (!read_topic(request, &teams, &topic) || !read_after(request, &after))
         return;
+    if (after < 0 && muster_id_is_zero(&topic.job)) {
+        err = http_settled(request, &after);
+        if (err) {
+            http_fail(request, err, "%s", muster_err_text(err));
+            return;
+        }
+        first = begin_text(request, after);
+    }
     err = http_stream_open(request, &topic, render, NULL);
     if (err) {
         http_fail(request, err, "%s", muster_err_text(err));
@@ -207,7 +226,7 @@ handle_events(struct http_request *request)
         http_stream_drop(request);
         http_answer(request, 204, "", "", 0); /* tells EventSource to come back no more */
     } else {
-        http_stream_run(request, "", 0, after);
+        http_stream_run(request, first, strlen(first), after);
     }
 }
 

@@ -616,3 +616,15 @@ def test_a_revoked_key_does_not_get_the_rest_of_the_log(daemons):
     client.request("DELETE", "/api/v1/keys/gone").ok()
     while stream.more():
         assert len(stream.text) < 16_000_000, "what was on its way already is far less"
+
+
+def test_who_has_seen_nothing_yet_knows_where_to_go_on(daemons):
+    daemon = daemons({"teams": {"echo": {"driver": "echo"}}, "http": {"heartbeat": "50ms"}})
+    stream = Sse(daemon.client, "GET", "/api/v1/events?type=job.completed")
+    stream.until("heartbeat")
+    begun = stream.last_id
+    stream.close()
+    name = daemon.client.ask("echo", "while nobody looked").ok()["messageId"]
+    again = Sse(daemon.client, "GET", "/api/v1/events?type=job.completed", headers={"Last-Event-ID": begun})
+    assert again.until("job.completed").data["messageId"] == name
+    again.close()

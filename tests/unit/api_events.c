@@ -27,7 +27,7 @@ close_rig(void)
 
 TestSuite(events, .init = open_rig, .fini = close_rig, .timeout = 60);
 
-/* A stream whose head has come. */
+/* A stream whose head has come; and where it begins, if it begins with what comes. */
 static struct client
 open_events(const char *query, const char *key, const char *headers)
 {
@@ -37,6 +37,8 @@ open_events(const char *query, const char *key, const char *headers)
                headers ? headers : "");
     cr_assert(client_until(&client, "retry: 2000\n\n") != NULL, "%s", client.in.data);
     cr_assert(strstr(client.in.data, "HTTP/1.1 200 OK\r\n") != NULL);
+    if (strstr(query, "since=") == NULL && strstr(query, "job=") == NULL && headers == NULL)
+        cr_assert_eq(client_event(&client, NULL, 0), rig.settled, "where it begins");
     return client;
 }
 
