@@ -3,6 +3,7 @@
  *
  *   agent.run     -> a lane of its conversation, else one that is free, else the job waits
  *   agent.cancel  -> the attempt is interrupted, and reported like any end
+ *   agent.said    -> to the driver of the attempt's lane; of an attempt that is over it is ignored
  *
  * A job's conversation is its caller's, or the team's own, which all jobs without one share.  A process serves one
  * conversation until it ends.  Of a caller's conversation there is one process at most; the team's own may have several
@@ -312,6 +313,17 @@ on_agent_cancel(struct agent *self, const struct agent_cancel *in)
     return MUSTER_OK;
 }
 
+MUSTER_ON(agent, agent_said);
+static muster_err
+on_agent_said(struct agent *self, const struct agent_said *in)
+{
+    struct agent_lane *lane = lane_of_attempt(self, &in->job, in->attempt);
+
+    if (lane && lane->turn->begun && lane->driver && self->driver_class->said)
+        self->driver_class->said(lane->driver, in);
+    return MUSTER_OK;
+}
+
 /* ---- the rest -------------------------------------------------------------------------------------------------------
  */
 
@@ -375,6 +387,7 @@ idle(void *actor)
 static const struct muster_handler handlers[] = {
     MUSTER_ROW(agent_run),
     MUSTER_ROW(agent_cancel),
+    MUSTER_ROW(agent_said),
     {NULL, NULL},
 };
 

@@ -76,6 +76,7 @@ struct agent_turn {
     char *prompt;
     char *session;      /* to be resumed; "" none */
     char *conversation; /* it belongs to; "" the team's own */
+    char *origin;       /* the conversation that it came in, also when the driver has no sessions; "" none */
     char *trace;
     bool begun;             /* given to the driver */
     bool told;              /* job.started was said */

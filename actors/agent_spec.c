@@ -103,7 +103,10 @@ agent_spec_start(struct agent_lane *lane, const struct muster_child_hooks *hooks
 {
     struct agent *self = lane->agent;
     const struct agent_options *agents = muster_ctx_options(self->ctx)->agents;
-    struct driver_turn turn = {.prompt = lane->turn->prompt, .attempt = lane->turn->attempt};
+    struct driver_turn turn = {.prompt = lane->turn->prompt,
+                               .attempt = lane->turn->attempt,
+                               .job = lane->turn->job,
+                               .conversation = lane->turn->origin};
     struct muster_arena *arena = muster_arena_new();
     struct muster_pairs extra = {0};
     struct muster_strs argv = {0};

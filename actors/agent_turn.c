@@ -23,6 +23,7 @@ agent_turn_new(const struct agent_run *run, bool sessions)
     turn->prompt = muster_strdup(run->prompt);
     turn->session = muster_strdup(sessions && run->session ? run->session : "");
     turn->conversation = muster_strdup(sessions && run->conversation ? run->conversation : "");
+    turn->origin = muster_strdup(run->conversation ? run->conversation : "");
     turn->trace = muster_strdup(run->trace ? run->trace : "");
     turn->tools.limit = AGENT_TOOLS_MAX;
     turn->files.limit = AGENT_FILES_MAX;
@@ -59,6 +60,7 @@ agent_turn_free(struct agent_turn **turn_p)
     free(turn->prompt);
     free(turn->session);
     free(turn->conversation);
+    free(turn->origin);
     free(turn->trace);
     free(turn->end_text);
     for (i = 0; i < turn->use_count; i++)
@@ -171,7 +173,8 @@ agent_turn_begin(struct agent_lane *lane)
 {
     struct agent *self = lane->agent;
     struct agent_turn *turn = lane->turn;
-    struct driver_turn given = {.prompt = turn->prompt, .attempt = turn->attempt};
+    struct driver_turn given = {
+        .prompt = turn->prompt, .attempt = turn->attempt, .job = turn->job, .conversation = turn->origin};
     struct agent_log_about of = about(turn);
     struct job_started started = {.process = lane->pid, .session = lane->session, .resumed = turn->resumed};
 

@@ -14,6 +14,7 @@
 #include "actors/muster_actor.h"
 #include "actors/muster_journal.h"
 #include "schemas/muster_options.h"
+#include "transport/muster_door.h"
 
 /* A change on its way to the disk. */
 struct change {
@@ -306,7 +307,8 @@ on_auth_create(struct auth_actor *self, const struct auth_create *in)
     int64_t now_ms = muster_now_ms(self->ctx);
     struct auth_created answer = {.name = in->name};
     uint8_t digest[MUSTER_DIGEST];
-    char secret[MUSTER_KEY_TEXT];
+    uint8_t curve_secret[MUSTER_CURVE], curve[MUSTER_CURVE];
+    char secret[MUSTER_KEY_TEXT], secret_text[MUSTER_Z85] = "", public_text[MUSTER_Z85];
     struct key key = {.name = in->name,
                       .digest = {digest, sizeof digest},
                       .scopes = in->scopes,
@@ -324,8 +326,18 @@ on_auth_create(struct auth_actor *self, const struct auth_create *in)
     muster_sha256(secret, strlen(secret), digest);
     key.id = answer.id = muster_id_new(now_ms);
     answer.key = secret;
+    if (in->curve) {
+        muster_curve_pair(curve_secret, curve);
+        muster_z85(curve_secret, secret_text);
+        muster_z85(curve, public_text);
+        key.curve = (struct muster_bytes){curve, sizeof curve};
+        answer.curve_secret = secret_text;
+        answer.curve_public = public_text;
+        explicit_bzero(curve_secret, sizeof curve_secret);
+    }
     err = send_change(self, &key, in->name, &auth_created_type, &answer);
     explicit_bzero(secret, sizeof secret);
+    explicit_bzero(secret_text, sizeof secret_text);
     return err;
 }
 

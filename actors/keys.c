@@ -213,6 +213,29 @@ muster_keys_check(const struct muster_keys *keys, const char *secret, int64_t no
     return muster_keys_check_digest(keys, digest, now_ms, out_key, out_reason);
 }
 
+/* Few keys have one, and whoever asks has shown that it is theirs: there is no secret in the time it takes. */
+muster_err
+muster_keys_check_curve(const struct muster_keys *keys, const uint8_t curve[32], int64_t now_ms,
+                        const struct key **out_key, const char **out_reason)
+{
+    const char *reason = "Invalid CURVE key";
+    size_t i;
+
+    for (i = 0; i < keys->count; i++) {
+        const struct key *key = &keys->keys[i];
+
+        if (key->curve.size != 32 || memcmp(key->curve.data, curve, 32) != 0)
+            continue;
+        if (keys_is_live(key, now_ms)) {
+            *out_key = key;
+            return MUSTER_OK;
+        }
+        reason = key->revoked_ms ? "API key revoked" : "API key expired";
+    }
+    *out_reason = reason;
+    return MUSTER_UNAUTHORIZED;
+}
+
 size_t
 muster_keys_count(const struct muster_keys *keys)
 {

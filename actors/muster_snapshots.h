@@ -19,6 +19,9 @@ muster_err muster_keys_check(const struct muster_keys *keys, const char *secret,
 /* The same for the SHA-256 of a secret. */
 muster_err muster_keys_check_digest(const struct muster_keys *keys, const uint8_t digest[MUSTER_DIGEST], int64_t now_ms,
                                     const struct key **out_key, const char **out_reason);
+/* The live key with this CURVE public key; likewise. */
+muster_err muster_keys_check_curve(const struct muster_keys *keys, const uint8_t curve[32], int64_t now_ms,
+                                   const struct key **out_key, const char **out_reason);
 /* All of them, oldest first. */
 size_t muster_keys_count(const struct muster_keys *keys);
 const struct key *muster_keys_at(const struct muster_keys *keys, size_t index);

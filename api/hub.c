@@ -18,14 +18,19 @@
 
 #include "actors/muster_actor.h"
 #include "actors/muster_journal.h"
+#include "actors/muster_own.h"
+#include "api/bus.h"
 #include "api/data_file.h"
 #include "api/http/muster_http.h"
+#include "api/library.h"
 #include "schemas/muster_options.h"
 
 #define ORPHANS_MS 10000 /* for the end of what a dead daemon's agents left running */
 #define CALL_MS 30000    /* for an actor's answer */
 #define PARK_STEPS 8     /* stop_timeouts that the slowest agent may take to park */
 #define LOOK_MS 100      /* how often a waiting stop looks whether it is to hurry */
+
+enum { OWN_NAME_MAX = 64, OWN_CONCURRENCY_MAX = 1000 };
 
 struct muster_hub {
     struct muster_config config;
@@ -34,8 +39,11 @@ struct muster_hub {
     struct muster_house house;
     struct muster_actor **actors; /* in the order of their start */
     size_t actor_count;
+    struct muster_own_team *own; /* one for each team of the options; only those of the program are filled */
+    struct library *library;     /* for the program's own calls; NULL until it can take them */
     struct http_server *server;
-    char *new_key; /* made at this start; NULL none */
+    struct bus *zmq; /* NULL: off */
+    char *new_key;   /* made at this start; NULL none */
     bool own_process;
     atomic_bool hurry; /* the drain is to park at once */
     bool drained;      /* it is done */
@@ -62,19 +70,93 @@ muster_version(void)
 
 /* ---- up ---- */
 
+static const struct muster_team *
+find_own(const struct muster_hub_settings *settings, const char *name)
+{
+    size_t i;
+
+    for (i = 0; i < settings->team_count; i++)
+        if (strcmp(settings->teams[i].name, name) == 0)
+            return &settings->teams[i];
+    return NULL;
+}
+
+static muster_err
+check_own(const struct muster_hub_settings *settings, char *problem, size_t size)
+{
+    const struct muster_team *team;
+    size_t i;
+
+    for (i = 0; i < settings->team_count; i++) {
+        team = &settings->teams[i];
+        if (team->name == NULL || *team->name == '\0' || strlen(team->name) > OWN_NAME_MAX)
+            snprintf(problem, size, "teams[%zu].name must have 1 to %d characters", i, OWN_NAME_MAX);
+        else if (find_own(settings, team->name) != team)
+            snprintf(problem, size, "teams[%zu].name is that of an earlier team, %s", i, team->name);
+        else if (team->begin == NULL)
+            snprintf(problem, size, "teams[%zu].begin is required", i);
+        else if (team->concurrency < 0 || team->concurrency > OWN_CONCURRENCY_MAX)
+            snprintf(problem, size, "teams[%zu].concurrency must be at most %d", i, OWN_CONCURRENCY_MAX);
+        else
+            continue;
+        return MUSTER_INVALID_REQUEST;
+    }
+    return MUSTER_OK;
+}
+
+/* What the program says of its teams stands over the configuration. */
+static void
+adopt_own(struct muster_hub *hub, const struct muster_hub_settings *settings)
+{
+    size_t count = hub->options.teams.count, i;
+    struct team_options *teams = muster_arena_alloc(hub->config.arena, count * sizeof *teams);
+    const struct muster_team *own;
+
+    hub->own = muster_arena_alloc(hub->config.arena, count * sizeof *hub->own);
+    for (i = 0; i < count; i++) {
+        teams[i] = hub->options.teams.items[i];
+        own = teams[i].driver == driver_kind_ACTOR ? find_own(settings, teams[i].name) : NULL;
+        if (own == NULL)
+            continue;
+        if (own->concurrency > 0)
+            teams[i].concurrency = own->concurrency;
+        hub->own[i] =
+            (struct muster_own_team){.options = teams[i], .begin = own->begin, .cancel = own->cancel, .arg = own->arg};
+    }
+    hub->options.teams.items = teams;
+}
+
+static muster_err
+load_config(struct muster_hub *hub, const struct muster_hub_settings *settings, char *problem, size_t size)
+{
+    struct muster_options_error error = {""};
+    const char **names = muster_alloc((settings->team_count + 1) * sizeof *names);
+    struct muster_strs own = {names, settings->team_count};
+    muster_err err;
+    size_t i;
+
+    for (i = 0; i < own.count; i++)
+        names[i] = settings->teams[i].name;
+    err = muster_config_load_own(settings->config, &own, &hub->config, &error);
+    if (err)
+        snprintf(problem, size, "%s", error.text);
+    free(names);
+    return err;
+}
+
 static muster_err
 load_options(struct muster_hub *hub, const struct muster_hub_settings *settings, char *problem, size_t size)
 {
-    struct muster_options_error error = {""};
     const char **listen;
     char cwd[PATH_MAX];
-    muster_err err = muster_config_load(settings->config, &hub->config, &error);
+    muster_err err = check_own(settings, problem, size);
 
-    if (err) {
-        snprintf(problem, size, "%s", error.text);
+    if (!err)
+        err = load_config(hub, settings, problem, size);
+    if (err)
         return err;
-    }
     hub->options = *hub->config.options;
+    adopt_own(hub, settings);
     hub->http = *hub->options.http;
     hub->options.http = &hub->http;
     if (settings->data && settings->data[0] != '/' && getcwd(cwd, sizeof cwd))
@@ -129,7 +211,9 @@ start_actors(struct muster_hub *hub, char *problem, size_t size)
         err = start_actor(hub, fixed_actors[i].address, fixed_actors[i].class, NULL, problem, size);
     for (i = 0; i < options->teams.count && !err; i++) {
         snprintf(address, sizeof address, MUSTER_AGENT_PREFIX "%s", options->teams.items[i].name);
-        err = start_actor(hub, address, &muster_agent_class, &options->teams.items[i], problem, size);
+        hub->own[i].bus = hub->house.bus;
+        err = start_actor(hub, address, &muster_agent_class,
+                          hub->own[i].begin ? (const void *)&hub->own[i] : &options->teams.items[i], problem, size);
     }
     return err;
 }
@@ -215,9 +299,12 @@ start_all(struct muster_hub *hub, const struct muster_hub_settings *settings, ch
         muster_children_adopt();
     end_orphans(hub);
     hub->house.bus = muster_bus_new();
+    hub->library = library_new(&hub->house);
     err = start_actors(hub, problem, size);
     if (!err)
         err = make_first_key(hub, problem, size);
+    if (!err)
+        err = bus_start(&hub->house, &hub->zmq, problem, size);
     if (!err)
         err = http_server_start(&hub->house, http_dialects, &hub->server, problem, size);
     if (!err && data_file_write(hub->options.data, "url", http_server_url(hub->server)))
@@ -331,6 +418,7 @@ muster_hub_drain(struct muster_hub *hub)
     if (hub->drained || hub->server == NULL) /* without a server it never took any work */
         return;
     http_server_drain(hub->server);
+    bus_drain(hub->zmq);
     drain_queue(hub);
     hub->drained = true;
 }
@@ -345,7 +433,10 @@ stop_all(struct muster_hub *hub)
         snprintf(path, sizeof path, "%s/url", hub->options.data);
         unlink(path);
     }
+    if (hub->library)
+        library_stop(hub->library);
     http_server_stop(&hub->server);
+    bus_stop(&hub->zmq);
     while (hub->actor_count > 0)
         muster_actor_stop(&hub->actors[--hub->actor_count]);
     muster_bus_free(&hub->house.bus);
@@ -364,6 +455,8 @@ muster_hub_stop(struct muster_hub **hub_p)
         return;
     if (hub->house.journal)
         stop_all(hub);
+    if (hub->library)
+        library_release(hub->library);
     free(hub->actors);
     free(hub->new_key);
     muster_journal_free(&hub->house.journal);
@@ -373,6 +466,12 @@ muster_hub_stop(struct muster_hub **hub_p)
 }
 
 /* ---- facts ---- */
+
+struct library *
+library_of(struct muster_hub *hub)
+{
+    return hub->library;
+}
 
 const char *
 muster_hub_url(const struct muster_hub *hub)

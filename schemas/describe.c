@@ -35,6 +35,44 @@ static const char envelope_text[] =
     "  body      map of the fields below\n"
     "\n";
 
+static const char public_text[] =
+    "What a ZeroMQ client may send, each with the scopes of its key that it needs and its answers:\n"
+    "\n";
+
+static const char client_text[] =
+    "Commands: a DEALER socket, without a routing id of its own, connects to bus.commands and sends one frame a\n"
+    "message: the array above, in msgpack, with map keys as str.  Reply to is \"\", and the principal\n"
+    "[16 zero bytes, \"\", 0, 0, 0, 0]: what stands there is not looked at.  Answers come in one frame, carry back "
+    "the\n"
+    "id, and hold the caller's rate where it was counted.  Every request gets its answers or `failed`, whose code is\n"
+    "one of `muster describe errors`; the deadline (or 10 s, and for the end of a waited-for job "
+    "http.max_ask_timeout)\n"
+    "ends the wait with TIMEOUT, not the work.  Bytes that are no envelope are dropped, unknown types answered with\n"
+    "`failed`.  Answers that a client does not read are dropped beyond bus.max_backlog.\n"
+    "\n"
+    "Without CURVE (loopback and ipc) the first message is bus.hello with the API key; when any later one is answered\n"
+    "UNAUTHORIZED, say bus.hello again.  With CURVE (bus.curve, and always on other addresses) the connection is the\n"
+    "credential: `muster key create NAME --curve` prints the pair and the server's public key, which also stands in\n"
+    "bus.key.pub of the data folder.  Scopes, teams, expiry, rate and revocation are the key's.\n"
+    "Rotating a key changes its text and leaves its pair: for a new pair make a new key.  JSON Web Tokens are not "
+    "taken.\n"
+    "\n"
+    "Events: a SUB socket connects to bus.events.  Topics are <team>/<type>/<job id, or ->; the daemon's own events\n"
+    "have an empty team.  A message has three frames: topic, `event` in msgpack, `bus.mark` in msgpack.  They come in\n"
+    "the order of their numbers.  With CURVE the key needs messages:stream; one that is kept to some teams subscribes "
+    "to\n"
+    "topics that begin with <team>/ of one of them, others are not heard.  Without CURVE there is bus.open_events.\n"
+    "\n"
+    "No gap and no double: subscribe to the topics, then to ~/<a random name of your own>.  That topic then brings\n"
+    "`bus.joined` (two frames: topic, body): the topics are heard now.  Set all before it aside, send log.read from "
+    "your\n"
+    "last cursor, again with `next` while `more` or while `settled` is below bus.joined's `published`; then take live\n"
+    "events whose number is above the last `settled`.  ZeroMQ connects again by itself, and `bus.joined` comes again\n"
+    "then: do the same from the last cursor.  A subscriber that was too slow has missed events when bus.mark's\n"
+    "`before` (of those who subscribe to everything) or `team_before` (to <team>/) is above the last number it has\n"
+    "seen: log.read again.  Who subscribes to less cannot tell, and should log.read now and then.\n"
+    "\n";
+
 static const char values_text[] =
     "How values are written:\n"
     "\n"
@@ -158,6 +196,19 @@ muster_describe_type(const struct muster_type *type, struct muster_buf *out)
 /* ---- topics ---- */
 
 static void
+print_publics(struct muster_buf *out)
+{
+    const struct muster_public *row;
+
+    muster_buf_str(out, public_text);
+    for (row = muster_publics; row->wire; row++)
+        muster_buf_printf(out, "  %-13s body %s; scopes: %s; answers: %s\n      %s\n", row->wire, row->body->wire,
+                          row->scopes[0] ? row->scopes : "none", row->answers, row->doc);
+    muster_buf_str(out, "\n");
+    muster_buf_str(out, client_text);
+}
+
+static void
 describe_messages(struct muster_buf *out)
 {
     struct description description = {.out = out};
@@ -165,6 +216,7 @@ describe_messages(struct muster_buf *out)
 
     muster_buf_str(out, envelope_text);
     muster_buf_str(out, values_text);
+    print_publics(out);
     for (type = muster_messages; *type; type++)
         add_type(&description, *type);
     print_types(&description);
@@ -178,7 +230,8 @@ describe_events(struct muster_buf *out)
     const struct muster_event_row *row;
 
     muster_buf_str(out, "Every event lies in the log inside an `event`, whose body is the packed row of its type.\n"
-                        "Live events are published at once and on disk soon after, durable ones once on disk.\n\n");
+                        "Live events are published at once and on disk soon after, durable ones once on disk.\n"
+                        "How ZeroMQ clients get them stands in `muster describe messages`.\n\n");
     for (row = muster_events; row->type; row++)
         muster_buf_printf(out, "  %-18s %-8s %s%s\n", row->type->wire,
                           row->when == MUSTER_EVENT_DURABLE ? "durable" : "live", row->type->doc,

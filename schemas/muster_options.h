@@ -22,7 +22,11 @@ struct muster_config {
 /* Read `path`; NULL gives all defaults, with paths counted from the current directory.  A configuration without teams
  * gets one team `echo`.  MUSTER_INVALID_REQUEST fills `error`. */
 muster_err muster_config_load(const char *path, struct muster_config *out_config, struct muster_options_error *error);
-/* The same from text; `name` stands in errors, `directory` is what relative paths count from. */
+/* The same for a program that registers teams of its own, `own` (may be NULL): they are there in any case, with what
+ * the file says of them, and only they have the driver actor. */
+muster_err muster_config_load_own(const char *path, const struct muster_strs *own, struct muster_config *out_config,
+                                  struct muster_options_error *error);
+/* The same as muster_config_load from text; `name` stands in errors, `directory` is what relative paths count from. */
 muster_err muster_config_parse(const char *text, size_t size, const char *name, const char *directory,
                                struct muster_config *out_config, struct muster_options_error *error);
 void muster_config_free(struct muster_config *config);
@@ -38,6 +42,8 @@ struct muster_listen {
 };
 /* *out_problem (may be NULL) says what is wrong: "must be ...". */
 muster_err muster_listen_parse(const char *text, struct muster_listen *out_listen, const char **out_problem);
+/* Is this endpoint of section bus one that only this machine reaches: ipc, or tcp on loopback? */
+bool muster_endpoint_is_local(const char *endpoint);
 /* Does one of them take what the other needs? */
 bool muster_listen_overlaps(const struct muster_listen *one, const struct muster_listen *other);
 

@@ -153,6 +153,17 @@ extern const struct muster_record_row muster_records[]; /* ends with type == NUL
 /* NULL when there is no such record. */
 const struct muster_record_row *muster_record_row(const struct muster_type *type);
 
+/* What ZeroMQ clients may send. */
+struct muster_public {
+    const char *wire;
+    const struct muster_type *body;
+    const char *address; /* of the actor that gets it; "": answered from the store */
+    const char *scopes;  /* all needed, separated by spaces; "": any key */
+    const char *answers; /* wire names separated by spaces */
+    const char *doc;
+};
+extern const struct muster_public muster_publics[]; /* ends with wire == NULL */
+
 struct muster_scope {
     const char *name;
     const char *implies; /* space-separated; NULL: nothing */

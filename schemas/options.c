@@ -184,14 +184,15 @@ build(struct options_reader *reader, const char *directory, struct muster_config
     return err;
 }
 
-muster_err
-muster_config_parse(const char *text, size_t size, const char *name, const char *directory,
-                    struct muster_config *out_config, struct muster_options_error *error)
+/* `reader` has name, error and own. */
+static muster_err
+parse(struct options_reader reader, const char *text, size_t size, const char *directory,
+      struct muster_config *out_config)
 {
-    struct options_reader reader = {.name = name, .arena = muster_arena_new(), .error = error};
     yaml_document_t document;
     muster_err err;
 
+    reader.arena = muster_arena_new();
     if (size > FILE_BYTES_MAX)
         err = options_refuse(&reader, NULL, "must have at most %d bytes", FILE_BYTES_MAX);
     else
@@ -204,6 +205,13 @@ muster_config_parse(const char *text, size_t size, const char *name, const char 
     if (err)
         muster_arena_free(&reader.arena);
     return err;
+}
+
+muster_err
+muster_config_parse(const char *text, size_t size, const char *name, const char *directory,
+                    struct muster_config *out_config, struct muster_options_error *error)
+{
+    return parse((struct options_reader){.name = name, .error = error}, text, size, directory, out_config);
 }
 
 /* At most one byte more than allowed, so that the parser can say that it is too large. */
@@ -238,16 +246,24 @@ refuse_file(const char *path, struct muster_options_error *error)
 muster_err
 muster_config_load(const char *path, struct muster_config *out_config, struct muster_options_error *error)
 {
+    return muster_config_load_own(path, NULL, out_config, error);
+}
+
+muster_err
+muster_config_load_own(const char *path, const struct muster_strs *own, struct muster_config *out_config,
+                       struct muster_options_error *error)
+{
+    struct options_reader reader = {.name = path ? path : "defaults", .error = error, .own = own};
     struct muster_buf text = {0};
     char real[PATH_MAX];
     muster_err err;
 
     if (path == NULL)
-        return muster_config_parse("", 0, "defaults", NULL, out_config, error);
+        return parse(reader, "", 0, NULL, out_config);
     if (realpath(path, real) == NULL || read_file(path, &text) != MUSTER_OK)
         err = refuse_file(path, error);
     else
-        err = muster_config_parse(text.data, text.size, path, dirname(real), out_config, error);
+        err = parse(reader, text.data, text.size, dirname(real), out_config);
     muster_buf_free(&text);
     return err;
 }

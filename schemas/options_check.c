@@ -248,6 +248,29 @@ check_env(const struct options_reader *reader, const struct rows_path *team, con
     return MUSTER_OK;
 }
 
+/* A team that the program registered is its own, whatever the file says of it otherwise. */
+static muster_err
+check_driver(const struct options_reader *reader, const struct rows_path *at, struct team_options *team)
+{
+    struct rows_path driver = MEMBER(at, "driver");
+    const struct muster_strs *own = reader->own;
+    size_t i;
+
+    for (i = 0; own && i < own->count && strcmp(own->items[i], team->name) != 0; i++)
+        ;
+    if (own == NULL || i == own->count) {
+        if (team->driver != driver_kind_ACTOR)
+            return MUSTER_OK;
+        return options_refuse(reader, &driver,
+                              "must not be actor: that is for teams that a program registers when it starts the hub, "
+                              "and it registered none of this name");
+    }
+    if (team->driver != driver_kind_ACTOR && options_is_given(reader, &driver))
+        return options_refuse(reader, &driver, "must be actor: the program that starts the hub registered this team");
+    team->driver = driver_kind_ACTOR;
+    return MUSTER_OK;
+}
+
 static muster_err
 check_team(const struct options_reader *reader, const char *directory, struct team_options *team)
 {
@@ -259,6 +282,9 @@ check_team(const struct options_reader *reader, const char *directory, struct te
         return options_refuse(reader, &at, "must have a name of letters, digits, '.', '_' and '-'");
     if (strcmp(team->name, ".") == 0 || strcmp(team->name, "..") == 0)
         return options_refuse(reader, &at, "must not be named . or .., which clients take out of a path");
+    err = check_driver(reader, &at, team);
+    if (err)
+        return err;
     if (team->command.count > 0 && team->command.items[0][0] == '\0')
         return options_refuse(reader, &command, "must begin with a program");
     if (team->driver == driver_kind_COMMAND && team->command.count == 0)
@@ -478,6 +504,62 @@ check_auth(const struct options_reader *reader, const char *directory, struct op
     return err ? err : check_keys(reader, options);
 }
 
+/* ---- ZeroMQ ---- */
+
+enum { SOCKET_PATH = 107 }; /* of a UNIX socket address, without the NUL */
+
+bool
+muster_endpoint_is_local(const char *endpoint)
+{
+    struct muster_listen listen;
+
+    return strncmp(endpoint, "tcp://", 6) != 0 ||
+           (muster_listen_parse(endpoint + 6, &listen, NULL) == MUSTER_OK && listen.address >> 24 == 127);
+}
+
+static muster_err
+check_endpoint(const struct options_reader *reader, const char *directory, const char *name, const char **endpoint)
+{
+    struct rows_path up = MEMBER(NULL, "bus"), at = MEMBER(&up, name);
+    struct muster_listen listen;
+
+    if ((*endpoint)[0] == '\0')
+        return MUSTER_OK;
+    if (strncmp(*endpoint, "ipc://", 6) == 0 && (*endpoint)[6] != '\0' && (*endpoint)[6] != '@') {
+        const char *path = absolute(reader->arena, directory, *endpoint + 6);
+
+        if (strlen(path) > SOCKET_PATH)
+            return options_refuse(reader, &at, "must have a path of at most %d bytes", SOCKET_PATH);
+        *endpoint = muster_arena_printf(reader->arena, "ipc://%s", path);
+        return MUSTER_OK;
+    }
+    if (strncmp(*endpoint, "tcp://", 6) != 0 || strchr(*endpoint + 6, ':') == NULL ||
+        muster_listen_parse(*endpoint + 6, &listen, NULL) || listen.port == 0)
+        return options_refuse(reader, &at, "must be tcp://ADDRESS:PORT with an IPv4 address or *, or ipc://PATH");
+    return MUSTER_OK;
+}
+
+static muster_err
+check_bus(const struct options_reader *reader, const char *directory, struct options *options)
+{
+    struct rows_path up = MEMBER(NULL, "bus"), events = MEMBER(&up, "events");
+    struct bus_options *bus = muster_arena_alloc(reader->arena, sizeof *bus);
+    muster_err err;
+
+    *bus = *options->bus;
+    options->bus = bus;
+    err = check_endpoint(reader, directory, "commands", &bus->commands);
+    if (!err)
+        err = check_endpoint(reader, directory, "events", &bus->events);
+    if (!err && bus->events[0] && strcmp(bus->events, bus->commands) == 0)
+        err = options_refuse(reader, &events, "must not be that of bus.commands");
+    if (!err && bus->events[0] && muster_endpoint_is_local(bus->events) && !bus->curve && !bus->open_events)
+        err = options_refuse(reader, &events,
+                             "has no credential without CURVE: set bus.curve, or bus.open_events to let everybody on "
+                             "this machine read all events");
+    return err;
+}
+
 muster_err
 options_check(const struct options_reader *reader, const char *directory, struct options *options)
 {
@@ -490,5 +572,7 @@ options_check(const struct options_reader *reader, const char *directory, struct
         err = check_teams(reader, base, options);
     if (err == MUSTER_OK)
         err = check_auth(reader, base, options);
+    if (err == MUSTER_OK)
+        err = check_bus(reader, base, options);
     return err;
 }

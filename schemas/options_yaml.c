@@ -612,13 +612,28 @@ read_struct(const struct options_reader *reader, const struct rows_path *path, c
 }
 
 static muster_err
-add_echo(const struct options_reader *reader, struct options *out)
+add_team(const struct options_reader *reader, const char *name, struct options *out)
 {
-    struct team_options *team = muster_arena_alloc(reader->arena, sizeof *team);
+    struct team_options *teams = muster_arena_alloc(reader->arena, (out->teams.count + 1) * sizeof *teams);
+    size_t i;
 
-    out->teams.items = team;
-    out->teams.count = 1;
-    return read_struct(reader, NULL, &team_options_type, NULL, "echo", team);
+    for (i = 0; i < out->teams.count; i++)
+        teams[i] = out->teams.items[i];
+    out->teams.items = teams;
+    return read_struct(reader, NULL, &team_options_type, NULL, name, &teams[out->teams.count++]);
+}
+
+/* Those that the document does not have. */
+static muster_err
+add_own(const struct options_reader *reader, struct options *out)
+{
+    muster_err err = MUSTER_OK;
+    size_t i;
+
+    for (i = 0; reader->own && i < reader->own->count && !err; i++)
+        if (muster_team_options(out, reader->own->items[i]) == NULL)
+            err = add_team(reader, reader->own->items[i], out);
+    return err;
 }
 
 muster_err
@@ -627,7 +642,9 @@ options_read(const struct options_reader *reader, struct options *out)
     const yaml_node_t *root = reader->document ? yaml_document_get_root_node(reader->document) : NULL;
     muster_err err = read_struct(reader, NULL, &options_type, root, NULL, out);
 
+    if (err == MUSTER_OK)
+        err = add_own(reader, out);
     if (err == MUSTER_OK && out->teams.count == 0)
-        err = add_echo(reader, out);
+        err = add_team(reader, "echo", out);
     return err;
 }

@@ -66,6 +66,12 @@ const struct muster_record_row muster_records[] = {
     {NULL, 0, NULL}};
 #include "schemas/pass_end.h"
 
+#define PUBLIC(wire, body, address, scopes, answers, doc) {wire, &body##_type, address, scopes, answers, doc},
+const struct muster_public muster_publics[] = {
+#include "schemas/public.def"
+    {NULL, NULL, NULL, NULL, NULL, NULL}};
+#undef PUBLIC
+
 #define SCOPE(name, implies, doc) {name, implies, doc},
 const struct muster_scope muster_scopes[] = {
 #include "schemas/scopes.def"

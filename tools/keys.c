@@ -56,6 +56,9 @@ print_key(const struct client *client, const json_t *answer, const char *note)
         return;
     }
     puts(json_text(answer, "key"));
+    if (json_object_get(answer, "curveSecret"))
+        printf("curve-secret %s\ncurve-public %s\nserver-public %s\n", json_text(answer, "curveSecret"),
+               json_text(answer, "curvePublic"), json_text(answer, "serverPublic"));
     fflush(stdout);
     if (isatty(STDERR_FILENO))
         fprintf(stderr, "Keep this key: it is not shown again.%s\n", note);
@@ -78,6 +81,8 @@ create(const struct client *client, const struct call *call)
         json_put_text(body, "tier", call_value(call, "--tier"));
     if (call_value(call, "--as"))
         json_put_text(body, "speaksFor", call_value(call, "--as"));
+    if (call_value(call, "--curve"))
+        json_object_set_new(body, "curve", json_true());
     result = put_rate(call, body);
     if (!result)
         result = put_expires(call, body);

@@ -109,6 +109,7 @@ static const struct option_row key_options_rows[] = {
     {"--tier", "T", "Its rate by name: standard, premium or enterprise."},
     {"--as", "TEAM", "The team it speaks for, shown as the sender (the key's name is)."},
     {"--expires", "DUR", "When it stops working, from now (never)."},
+    {"--curve", NULL, "Make a CURVE key pair for ZeroMQ too; the lines after the key show it."},
     {NULL, NULL, NULL},
 };
 

@@ -271,7 +271,13 @@ message_take(zmq_msg_t *message, struct muster_buf *frame)
 muster_err
 muster_post_send(struct muster_post *post, const char *to, struct muster_buf *frame)
 {
-    struct mailbox *mailbox = mailbox_find(post->bus, to);
+    return muster_bus_send(post->bus, to, frame);
+}
+
+muster_err
+muster_bus_send(struct muster_bus *bus, const char *to, struct muster_buf *frame)
+{
+    struct mailbox *mailbox = mailbox_find(bus, to);
     muster_err err = MUSTER_NOT_FOUND;
     zmq_msg_t message;
 

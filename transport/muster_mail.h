@@ -34,6 +34,8 @@ const char *muster_post_address(const struct muster_post *post);
 /* Send the content of `frame`, which is empty afterwards in every case.  MUSTER_OVERLOADED: that mailbox is full;
  * MUSTER_NOT_FOUND: nobody has it. */
 muster_err muster_post_send(struct muster_post *post, const char *to, struct muster_buf *frame);
+/* The same from any thread, for those that have no post. */
+muster_err muster_bus_send(struct muster_bus *bus, const char *to, struct muster_buf *frame);
 /* Wait for a message, at most `timeout_ms` (-1: for ever, 0: not at all).  MUSTER_TIMEOUT: none came.  With a
  * `watch_fd` other than -1 also return MUSTER_GONE when that socket's other side has closed. */
 muster_err muster_post_receive(struct muster_post *post, int64_t timeout_ms, int watch_fd,

@@ -50,6 +50,8 @@ struct driver_host {
 struct driver_turn {
     const char *prompt;
     int64_t attempt;
+    struct muster_id job;
+    const char *conversation; /* that the job came in; "" none of its own */
 };
 
 struct driver {
@@ -71,11 +73,13 @@ struct driver {
     void (*exited)(void *driver, int status, const char *last_words);
     void (*interrupt)(void *driver); /* ask it to give up its turn; NULL: cannot be asked */
     void (*timer)(void *driver);
+    void (*said)(void *driver, const struct agent_said *said); /* the turn tells something; NULL: it cannot */
 };
 
 extern const struct driver driver_echo;
 extern const struct driver driver_command;
 extern const struct driver driver_claude;
+extern const struct driver driver_actor;
 
 const struct driver *driver_find(enum driver_kind kind);
 

@@ -4,69 +4,21 @@
 #include <string.h>
 #include <strings.h>
 
+#include "api/caller.h"
 #include "api/http/gateway.h"
 #include "api/http/jwt.h"
 #include "schemas/muster_options.h"
 
 #define PROTOCOL_KEY "muster.key." /* a WebSocket subprotocol of that beginning is a credential */
 
-static const struct {
-    enum key_tier tier;
-    struct rate_limit rate;
-} tiers[] = {
-    {key_tier_STANDARD, {100, 60000, limit_algorithm_SLIDING_WINDOW}},
-    {key_tier_PREMIUM, {1000, 60000, limit_algorithm_SLIDING_WINDOW}},
-    {key_tier_ENTERPRISE, {0, 60000, limit_algorithm_SLIDING_WINDOW}},
-};
-
 /* ---- the key behind a credential ---- */
-
-static struct muster_strs
-copy_strs(struct muster_arena *arena, const struct muster_strs *strs)
-{
-    const char **items = muster_arena_alloc(arena, (strs->count + 1) * sizeof *items);
-    size_t i;
-
-    for (i = 0; i < strs->count; i++)
-        items[i] = muster_arena_str(arena, strs->items[i], strlen(strs->items[i]));
-    return (struct muster_strs){items, strs->count};
-}
-
-/* Its own rate, else that of its tier, else the default. */
-static struct rate_limit
-rate_of(const struct http_request *request, const struct key *key)
-{
-    const struct rate_options *rate = request->server->house.options->auth->rate_limit;
-    struct rate_limit limit = {rate->requests, rate->window, rate->algorithm};
-    size_t i;
-
-    if (key->rate_limit)
-        limit = *key->rate_limit;
-    for (i = 0; key->rate_limit == NULL && i < sizeof tiers / sizeof *tiers; i++)
-        if (tiers[i].tier == key->tier)
-            limit = tiers[i].rate;
-    if (limit.algorithm == limit_algorithm_NONE)
-        limit.algorithm = limit_algorithm_SLIDING_WINDOW;
-    return limit;
-}
 
 static void
 take_key(struct http_request *request, const struct key *key)
 {
-    struct muster_arena *arena = request->thread->arena;
-
     request->has_key = true;
-    request->key = (struct key){.id = key->id,
-                                .name = muster_arena_str(arena, key->name, strlen(key->name)),
-                                .scopes = copy_strs(arena, &key->scopes),
-                                .teams = copy_strs(arena, &key->teams),
-                                .created_ms = key->created_ms,
-                                .expires_ms = key->expires_ms,
-                                .configured = key->configured,
-                                .tier = key->tier};
-    if (key->speaks_for && key->speaks_for[0])
-        request->key.speaks_for = muster_arena_str(arena, key->speaks_for, strlen(key->speaks_for));
-    request->limit = rate_of(request, key);
+    caller_copy_key(request->thread->arena, key, &request->key);
+    request->limit = caller_rate(request->server->house.options->auth, key);
 }
 
 /* `name`: of a user, who must be the key's; NULL or empty: it is not said. */
@@ -364,15 +316,8 @@ forbidden(struct http_request *request, const char *missing)
 bool
 http_has_scopes(struct http_request *request, const char **out_missing)
 {
-    struct muster_arena *arena = request->thread->arena;
-    const char *word, *end, *scope, *missing = NULL;
+    const char *missing = caller_lacks(request->thread->arena, &request->key, request->entry->route->scopes);
 
-    for (word = request->entry->route->scopes; word && *word; word = *end ? end + 1 : end) {
-        end = word + strcspn(word, " ");
-        scope = muster_arena_str(arena, word, (size_t)(end - word));
-        if (!muster_scope_grants(&request->key.scopes, scope))
-            missing = missing ? muster_arena_printf(arena, "%s, %s", missing, scope) : scope;
-    }
     if (missing)
         *out_missing = missing;
     return missing == NULL;

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "api/bus.h"
 #include "api/data_file.h"
 #include "api/http/gateway.h"
 #include "schemas/muster_options.h"
@@ -115,8 +116,12 @@ read_create(struct http_request *request, const struct key_create *in, struct ra
 {
     size_t i;
 
-    *out = (struct auth_create){
-        .name = in->name, .scopes = in->scopes, .teams = in->teams, .tier = in->tier, .speaks_for = in->speaksFor};
+    *out = (struct auth_create){.name = in->name,
+                                .scopes = in->scopes,
+                                .teams = in->teams,
+                                .tier = in->tier,
+                                .speaks_for = in->speaksFor,
+                                .curve = in->curve};
     for (i = 0; i < in->scopes.count; i++)
         if (!muster_scope_known(in->scopes.items[i])) {
             http_fail_field(request, "scopes", "must be known scopes, see muster describe scopes");
@@ -159,6 +164,21 @@ no_such_key(struct http_request *request, const char *key)
     return true;
 }
 
+/* False: answered. */
+static bool
+find_server_key(struct http_request *request, const char **out_text)
+{
+    struct muster_notice *notice = muster_board_take(http_house(request)->bus, BUS_BOARD);
+    const struct bus_view *view = notice ? muster_notice_object(notice) : NULL;
+
+    if (view)
+        *out_text = muster_arena_str(http_arena(request), view->server_key, strlen(view->server_key));
+    else
+        http_fail(request, MUSTER_CONFLICT, "ZeroMQ is off here; set bus.commands or bus.events");
+    muster_notice_release(&notice);
+    return view != NULL;
+}
+
 static void
 handle_key_create(struct http_request *request)
 {
@@ -167,16 +187,24 @@ handle_key_create(struct http_request *request)
     struct auth_create create;
     struct auth_created created;
     struct key_created answer;
+    const char *server = NULL;
     muster_err err;
 
-    if (!http_may_manage(request) || !read_create(request, in, &rate, &create))
+    if (!http_may_manage(request) || !read_create(request, in, &rate, &create) ||
+        (in->curve && !find_server_key(request, &server)))
         return;
     err = http_ask(request, MUSTER_AUTH, &auth_create_type, &create, &auth_created_type, &created, HTTP_HOP_MS);
     if (err) {
         http_fail_as_told(request, err);
         return;
     }
-    answer = (struct key_created){created.id, created.name, created.key, in->scopes};
+    answer = (struct key_created){.id = created.id,
+                                  .name = created.name,
+                                  .key = created.key,
+                                  .scopes = in->scopes,
+                                  .curveSecret = created.curve_secret,
+                                  .curvePublic = created.curve_public,
+                                  .serverPublic = server};
     http_answer_type(request, 201, &key_created_type, &answer);
 }
 

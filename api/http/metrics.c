@@ -3,6 +3,7 @@
  * by every connection's thread. */
 #include <stdio.h>
 
+#include "api/bus.h"
 #include "api/http/gateway.h"
 
 /* The statuses that are told apart; the last place counts all others. */
@@ -228,6 +229,30 @@ print_teams(const struct muster_house *house, struct muster_buf *out)
         print_processes(house, &options->teams.items[i], out);
 }
 
+/* Of ZeroMQ clients; nothing while that is off. */
+static void
+print_bus(const struct muster_house *house, struct muster_buf *out)
+{
+    struct muster_notice *notice = muster_board_take(house->bus, BUS_BOARD);
+    const struct bus_view *view = notice ? muster_notice_object(notice) : NULL;
+
+    if (view) {
+        print(out, "muster_bus_clients", "gauge", "Connections of ZeroMQ clients.", view->counts.clients);
+        print(out, "muster_bus_pending", "gauge", "Their requests at work.", view->pending);
+        print(out, "muster_bus_commands_total", "counter", "Messages of theirs.", (int64_t)view->counts.commands);
+        print(out, "muster_bus_answers_total", "counter", "Answers other than failed.", (int64_t)view->answers);
+        print(out, "muster_bus_failed_total", "counter", "Answers that are failed.", (int64_t)view->failed);
+        print(out, "muster_bus_malformed_total", "counter", "Messages dropped because they are none.",
+              (int64_t)(view->counts.malformed + view->broken));
+        print(out, "muster_bus_dropped_total", "counter",
+              "Answers dropped because the client had left or did not read.", (int64_t)view->counts.dropped);
+        print(out, "muster_bus_refused_total", "counter", "Connections not let in.", (int64_t)view->counts.refused);
+        print(out, "muster_bus_unheard_total", "counter", "Subscriptions not allowed.", (int64_t)view->counts.unheard);
+        print(out, "muster_bus_events_total", "counter", "Events published to subscribers.", (int64_t)view->published);
+    }
+    muster_notice_release(&notice);
+}
+
 void
 http_server_metrics(const struct http_server *server, struct muster_buf *out)
 {
@@ -240,4 +265,5 @@ http_server_metrics(const struct http_server *server, struct muster_buf *out)
     print_teams(&server->house, out);
     print_mailboxes(server->house.bus, out);
     print_store(server->house.store, out);
+    print_bus(&server->house, out);
 }

@@ -7,6 +7,7 @@
 #include <strings.h>
 #include <sys/ioctl.h>
 
+#include "api/caller.h"
 #include "api/http/gateway.h"
 #include "transport/muster_fetch.h"
 
@@ -82,21 +83,13 @@ http_key(const struct http_request *request)
 const char *
 http_from(const struct http_request *request)
 {
-    const struct key *key = &request->key;
-
-    return key->speaks_for && key->speaks_for[0] ? key->speaks_for : key->name;
+    return caller_from(&request->key);
 }
 
 bool
 http_may_use(const struct http_request *request, const char *team)
 {
-    const struct muster_strs *teams = &request->key.teams;
-    size_t i;
-
-    for (i = 0; i < teams->count; i++)
-        if (strcmp(teams->items[i], team) == 0)
-            return true;
-    return teams->count == 0;
+    return caller_may_use(&request->key, team);
 }
 
 bool

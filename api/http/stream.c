@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
+#include "api/caller.h"
 #include "api/http/hub.h"
 
 struct http_stream {
@@ -187,15 +188,7 @@ http_stream_run(struct http_request *request, const char *first, size_t first_si
 muster_err
 http_cursor_parse(struct http_request *request, const char *cursor, int64_t *out_after)
 {
-    struct muster_store *store = request->server->house.store;
-    int64_t after;
-    muster_err err = muster_cursor_parse(store, cursor, &after);
-
-    if (err == MUSTER_OK && after + 1 < muster_log_oldest(store))
-        err = MUSTER_CURSOR_EXPIRED;
-    if (err == MUSTER_OK)
-        *out_after = after;
-    return err;
+    return caller_cursor(request->server->house.store, cursor, out_after);
 }
 
 void

@@ -601,3 +601,30 @@ Test(options, a_file_that_cannot_be_read_says_why)
     cr_assert_str_eq(error.text, "/tmp: cannot be read: Is a directory");
     cr_assert_eq(muster_config_load("/tmp", &config, NULL), MUSTER_INVALID_REQUEST);
 }
+
+Test(options, endpoints_of_zeromq_are_checked)
+{
+    static const char text[] = "bus: {commands: 'ipc://here.sock', events: 'tcp://0.0.0.0:5571'}";
+    struct muster_options_error error;
+    struct muster_config config;
+
+    expect_error("bus: {commands: 'tcp://127.0.0.1'}",
+                 "m.yaml:1:17: bus.commands: must be tcp://ADDRESS:PORT with an IPv4 address or *, or ipc://PATH");
+    expect_error("bus: {commands: 'tcp://127.0.0.1:0'}",
+                 "m.yaml:1:17: bus.commands: must be tcp://ADDRESS:PORT with an IPv4 address or *, or ipc://PATH");
+    expect_error("bus: {commands: 'inproc://a'}",
+                 "m.yaml:1:17: bus.commands: must be tcp://ADDRESS:PORT with an IPv4 address or *, or ipc://PATH");
+    expect_error("bus: {commands: 'ipc://a', events: 'ipc://a'}", "m.yaml:1:36: bus.events: must not be that of "
+                                                                  "bus.commands");
+    expect_error("bus: {events: 'tcp://127.0.0.1:1'}",
+                 "m.yaml:1:15: bus.events: has no credential without CURVE: set bus.curve, or bus.open_events to let "
+                 "everybody on this machine read all events");
+    cr_assert_eq(muster_config_parse(text, sizeof text - 1, "m.yaml", "/base", &config, &error), MUSTER_OK, "%s",
+                 error.text);
+    cr_assert_str_eq(config.options->bus->commands, "ipc:///base/here.sock");
+    cr_assert(muster_endpoint_is_local(config.options->bus->commands));
+    cr_assert(muster_endpoint_is_local("tcp://127.1.2.3:1"));
+    cr_assert(!muster_endpoint_is_local(config.options->bus->events));
+    cr_assert(!muster_endpoint_is_local("tcp://*:1"));
+    muster_config_free(&config);
+}
