@@ -367,7 +367,7 @@ progress_count(const struct fake_host *fake)
     return fake_host_events(fake, &job_progress_type, "");
 }
 
-#define TODO(content, status)                                                                                          \
+#define ITEM(content, status)                                                                                          \
     "{\"content\":\"" content "\",\"status\":\"" status "\",\"activeForm\":\"Doing " content "\"}"
 
 Test(claude, a_list_of_todos_says_how_far_it_is)
@@ -375,12 +375,12 @@ Test(claude, a_list_of_todos_says_how_far_it_is)
     struct fake_host *fake = in_turn();
 
     use_tool(fake, 1, "TodoWrite",
-             "{\"todos\":[" TODO("a", "completed") "," TODO("b", "in_progress") "," TODO("c", "pending") "]}");
+             "{\"todos\":[" ITEM("a", "completed") "," ITEM("b", "in_progress") "," ITEM("c", "pending") "]}");
     cr_assert_eq(progress_count(fake), 0, "it may be denied yet");
     tool_says(fake, 1, false, "Todos have been modified successfully.", "");
     cr_assert_str_eq(newest_progress(fake), "{\"current\":1,\"total\":3,\"step\":\"Doing b\"}");
     use_tool(fake, 2, "TodoWrite",
-             "{\"todos\":[" TODO("a", "completed") "," TODO("b", "completed") "," TODO("c", "completed") "]}");
+             "{\"todos\":[" ITEM("a", "completed") "," ITEM("b", "completed") "," ITEM("c", "completed") "]}");
     tool_says(fake, 2, false, "Todos have been modified successfully.", "");
     cr_assert_str_eq(newest_progress(fake), "{\"current\":3,\"total\":3}");
     use_tool(fake, 3, "TodoWrite", "{\"todos\":[{\"content\":\"old\",\"status\":\"in_progress\"}]}");
@@ -455,12 +455,12 @@ Test(claude, todos_that_do_not_count_are_passed_over)
         tool_says(fake, i, false, uses[i].said, "");
         cr_assert_eq(progress_count(fake), 0, "%s %s", uses[i].tool, uses[i].input);
     }
-    use_tool(fake, 100, "TodoWrite", "{\"todos\":[" TODO("a", "completed") "]}");
+    use_tool(fake, 100, "TodoWrite", "{\"todos\":[" ITEM("a", "completed") "]}");
     tool_says(fake, 100, true, "denied", "");
     cr_assert_eq(progress_count(fake), 0, "a use that failed changed nothing");
     line(fake,
          "{\"type\":\"assistant\",\"parent_tool_use_id\":\"t\",\"message\":{\"id\":\"m\",\"content\":[{\"type\":"
-         "\"tool_use\",\"id\":\"101\",\"name\":\"TodoWrite\",\"input\":{\"todos\":[" TODO("a", "completed") "]}}]}}");
+         "\"tool_use\",\"id\":\"101\",\"name\":\"TodoWrite\",\"input\":{\"todos\":[" ITEM("a", "completed") "]}}]}}");
     tool_says(fake, 101, false, "fine", "");
     cr_assert_eq(progress_count(fake), 0, "a sub-agent's list is not the job's");
     fake_host_free(fake);

@@ -613,8 +613,8 @@ async def talk_at_random(client, seed):
             else:
                 await one.say("unsubscribe" if team in subscribed else "subscribe", team=team)
                 subscribed ^= {team}
-            if choose.random() < 0.7:
-                await asyncio.sleep(choose.random() / 100)  # only how the calls are mixed
+            for _ in range(choose.randrange(5)):  # how the calls are mixed with what comes
+                await one.alive()
         for name in [(await one.answer(name))["messageId"] for name in names]:
             events = await one.end(name)
             assert kinds(events)[0] == "start" and text_of(events) == text, events
