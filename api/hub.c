@@ -87,6 +87,10 @@ check_own(const struct muster_hub_settings *settings, char *problem, size_t size
     const struct muster_team *team;
     size_t i;
 
+    if (settings->teams == NULL && settings->team_count > 0) {
+        snprintf(problem, size, "teams is NULL, though team_count is %zu", settings->team_count);
+        return MUSTER_INVALID_REQUEST;
+    }
     for (i = 0; i < settings->team_count; i++) {
         team = &settings->teams[i];
         if (team->name == NULL || *team->name == '\0' || strlen(team->name) > OWN_NAME_MAX)

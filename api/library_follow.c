@@ -32,6 +32,7 @@ struct muster_follow {
     atomic_llong until; /* all up to this number is on disk */
     int64_t last;       /* all up to this number was read */
     bool placed;        /* nothing behind `last` may be missing */
+    bool unended;       /* the job's last event lies behind `last`, for sure */
     bool ended;         /* nothing more will come */
     muster_err err;     /* why, when it is not the job's end */
     struct muster_arena *arena;
@@ -316,20 +317,22 @@ has_ended(struct muster_store *store, struct muster_follow *follow)
         err = muster_store_get(store, &job_type, &follow->job, follow->arena, &job);
         ended = err == MUSTER_NOT_FOUND || (!err && library_has_ended(job.state));
     }
-    muster_arena_clear(follow->arena);
     return ended;
 }
 
 /* Read the next batch.  Whether the job has ended is looked at first: then its last event is in the log, or no longer.
- */
+ * When it has not, and all up to `last` is on disk, its last event will be read, and a large job not each time. */
 static muster_err
 read_batch(struct muster_follow *follow, struct muster_store *store)
 {
     struct reading reading = {.follow = follow, .store = store};
-    bool ended = has_ended(store, follow), many = muster_id_is_zero(&follow->job);
+    bool complete = atomic_load(&follow->until) >= follow->last, many = muster_id_is_zero(&follow->job);
+    bool ended = !follow->unended && has_ended(store, follow);
     eventfd_t signals;
     muster_err err;
 
+    muster_arena_clear(follow->arena);
+    follow->unended = complete && !ended;
     follow->count = follow->given = 0;
     follow->events = muster_arena_alloc(follow->arena, BATCH * sizeof *follow->events);
     (void)eventfd_read(follow->fd, &signals);

@@ -222,20 +222,20 @@ muster_job_result(struct muster_hub *hub, const char *job, struct muster_result 
     return library_told(err, NULL, 0);
 }
 
-/* Until the follow ends.  MUSTER_TIMEOUT. */
+/* Until the follow ends; `end_ms` of the uptime, -1: for ever.  MUSTER_TIMEOUT. */
 static muster_err
-await_end(struct muster_follow *follow, int64_t timeout_ms)
+await_end(struct muster_follow *follow, int64_t end_ms)
 {
-    int64_t end_ms = muster_uptime_ns() / 1000000 + (timeout_ms > INT_MAX ? INT_MAX : timeout_ms), left_ms = -1;
     struct pollfd fd = {.fd = muster_follow_fd(follow), .events = POLLIN};
     struct muster_event event;
     const char *code = NULL;
+    int64_t left_ms = -1;
     int told;
 
     while ((told = muster_follow_next(follow, &event, &code)) >= 0) {
-        if (timeout_ms >= 0)
+        if (end_ms >= 0)
             left_ms = end_ms - muster_uptime_ns() / 1000000;
-        if (timeout_ms >= 0 && left_ms <= 0)
+        if (end_ms >= 0 && left_ms <= 0)
             return MUSTER_TIMEOUT;
         if (told == 0)
             (void)poll(&fd, 1, (int)left_ms);
@@ -243,35 +243,50 @@ await_end(struct muster_follow *follow, int64_t timeout_ms)
     return code ? muster_err_from_code(code) : MUSTER_OK;
 }
 
+/* Follow the job from here on, to its end. */
+static muster_err
+follow_on(struct muster_hub *hub, const char *job, int64_t end_ms)
+{
+    const struct muster_house *house = library_of(hub)->house;
+    struct muster_follow_settings settings = {.job = job};
+    char cursor[MUSTER_CURSOR_TEXT];
+    struct muster_store_stats stats;
+    struct muster_follow *follow;
+    const char *code;
+    muster_err err;
+
+    muster_store_stats(house->store, &stats);
+    muster_cursor_text(house->store, stats.last_seq, cursor);
+    settings.after = cursor;
+    code = muster_follow_open(hub, &settings, &follow, NULL, 0);
+    if (code)
+        return muster_err_from_code(code);
+    err = await_end(follow, end_ms);
+    muster_follow_close(&follow);
+    return err;
+}
+
+/* What a waiter missed of the log is nothing to it: it looks at the job again. */
 static muster_err
 wait_for(struct muster_hub *hub, const char *job, int64_t timeout_ms, struct muster_result **out_result)
 {
-    struct muster_follow_settings settings = {.job = job};
-    struct library *library = library_of(hub);
-    char cursor[MUSTER_CURSOR_TEXT];
-    struct muster_store_stats stats;
+    int64_t end_ms = -1;
     struct muster_result *result;
-    struct muster_follow *follow;
-    const char *code;
-    muster_err err = read_result(library, job, &result);
+    muster_err err;
 
-    if (err)
-        return err;
-    if (!muster_result_ended(result)) {
+    if (timeout_ms >= 0)
+        end_ms = muster_uptime_ns() / 1000000 + (timeout_ms > INT_MAX ? INT_MAX : timeout_ms);
+    do {
+        err = read_result(library_of(hub), job, &result);
+        if (err)
+            return err;
+        if (muster_result_ended(result)) {
+            *out_result = result;
+            return MUSTER_OK;
+        }
         muster_result_free(&result);
-        muster_store_stats(library->house->store, &stats);
-        muster_cursor_text(library->house->store, stats.last_seq, cursor);
-        settings.after = cursor;
-        code = muster_follow_open(hub, &settings, &follow, NULL, 0);
-        if (code)
-            return muster_err_from_code(code);
-        err = await_end(follow, timeout_ms);
-        muster_follow_close(&follow);
-        if (!err)
-            err = read_result(library, job, &result);
-    }
-    if (!err)
-        *out_result = result;
+        err = follow_on(hub, job, end_ms);
+    } while (err == MUSTER_OK || err == MUSTER_CURSOR_EXPIRED);
     return err;
 }
 

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "api/library.h"
@@ -356,6 +357,43 @@ Test(library, a_program_that_tells_too_fast_is_refused_but_may_end_its_turn)
     muster_hub_stop(&hub);
 }
 
+/* Without a limit on bytes the team's mailbox would take gigabytes. */
+static void
+tell_large(struct muster_turn *turn, const char *prompt, const char *conversation, void *arg)
+{
+    enum { SIZE = 16 << 20 };
+    char *text = malloc(SIZE);
+    const char *code = NULL;
+    int i;
+
+    (void)prompt;
+    (void)conversation;
+    (void)arg;
+    cr_assert_not_null(text);
+    memset(text, 'x', SIZE);
+    for (i = 0; i < 8 && code == NULL; i++)
+        code = muster_turn_chunk(turn, text, SIZE);
+    cr_expect_str_eq(code ? code : "none", "OVERLOADED");
+    free(text);
+    cr_assert_null(muster_turn_done(turn, "done"));
+}
+
+Test(library, a_program_that_tells_too_much_at_once_is_refused)
+{
+    char problem[512], id[MUSTER_JOB_ID], path[256];
+    const struct muster_team team = {.name = "large", .begin = tell_large};
+    struct muster_hub_settings settings = {
+        .data = path, .listen = "127.0.0.1:0", .log_fd = null_fd, .teams = &team, .team_count = 1};
+    struct muster_hub *hub;
+
+    snprintf(path, sizeof path, "%s/data", folder);
+    hub = muster_hub_start(&settings, problem, sizeof problem, NULL);
+    cr_assert_not_null(hub, "%s", problem);
+    submit(hub, "large", "x", id);
+    expect_text(hub, id, "done");
+    muster_hub_stop(&hub);
+}
+
 struct teller {
     struct muster_turn *turn;
     char letter;
@@ -441,6 +479,8 @@ Test(library, wrong_teams_are_refused)
     size_t i;
 
     settings.team_count = 1;
+    cr_expect_null(muster_hub_start(&settings, problem, sizeof problem, NULL));
+    cr_expect_not_null(strstr(problem, "teams is NULL"), "%s", problem);
     for (i = 0; i < sizeof bad / sizeof *bad; i++) {
         settings.teams = &bad[i];
         config_error = false;
@@ -702,6 +742,90 @@ Test(library, a_job_is_followed_from_its_first_event_to_its_last)
     muster_hub_stop(&hub);
 }
 
+/* The texts of a job's chunks, joined, and how many times it said that it uses a tool. */
+static size_t
+read_chunks(struct muster_hub *hub, const char *job, char *out, size_t size)
+{
+    struct muster_follow *follow = follow_job(hub, job, NULL);
+    struct pollfd fd = {.fd = muster_follow_fd(follow), .events = POLLIN};
+    struct muster_event event;
+    const char *code, *text;
+    size_t tools = 0;
+    int told;
+
+    *out = '\0';
+    while ((told = muster_follow_next(follow, &event, &code)) >= 0) {
+        if (told == 0)
+            cr_assert_gt(poll(&fd, 1, 60000), 0, "nothing came");
+        if (told == 0)
+            continue;
+        tools += strcmp(event.type, "job.tool_use") == 0;
+        text = strcmp(event.type, "job.chunk") == 0 ? strstr(event.body, "\"text\":\"") : NULL;
+        if (text)
+            snprintf(out + strlen(out), size - strlen(out), "%.*s", (int)strcspn(text + 8, "\""), text + 8);
+    }
+    cr_assert_null(code);
+    muster_follow_close(&follow);
+    return tools;
+}
+
+Test(library, a_character_told_in_two_pieces_is_whole_in_the_events)
+{
+    struct muster_hub *hub = start("data");
+    char id[MUSTER_JOB_ID], chunks[64];
+    struct muster_turn *turn;
+
+    submit(hub, "mine", "x", id);
+    turn = await_turn(1);
+    cr_assert_null(muster_turn_chunk(turn, "a\xF0\x9F", 3));
+    cr_assert_null(muster_turn_chunk(turn, "\x98", 1));
+    cr_assert_null(muster_turn_chunk(turn, "\x80z\xC3", 3));
+    cr_assert_null(muster_turn_done(turn, NULL));
+    expect_text(hub, id, "a\xF0\x9F\x98\x80z\xEF\xBF\xBD");
+    read_chunks(hub, id, chunks, sizeof chunks);
+    cr_assert_str_eq(chunks, "a\xF0\x9F\x98\x80z\xEF\xBF\xBD");
+    muster_hub_stop(&hub);
+}
+
+/* Floats of few letters, the form that grows most in the log. */
+static char *
+large_input(size_t size)
+{
+    char *input = malloc(size + 1);
+    size_t at;
+
+    cr_assert_not_null(input);
+    for (at = 0; at < size; at++)
+        input[at] = ",1e1"[at % 4];
+    input[0] = '[';
+    while (at > size - 3)
+        input[--at] = ' ';
+    for (at = size - 3; input[at - 1] != '1' || input[at - 2] != 'e'; at--)
+        input[at - 1] = ' ';
+    input[size - 1] = ']';
+    input[size] = '\0';
+    return input;
+}
+
+Test(library, the_largest_input_of_a_tool_is_told_and_a_larger_one_refused)
+{
+    enum { SIZE = 4 << 20 };
+    struct muster_hub *hub = start("data");
+    char id[MUSTER_JOB_ID], chunks[64], *input = large_input(SIZE), *larger = large_input(SIZE + 1);
+    struct muster_turn *turn;
+
+    submit(hub, "mine", "x", id);
+    turn = await_turn(1);
+    cr_assert_null(muster_turn_tool(turn, "t", input));
+    cr_assert_str_eq(muster_turn_tool(turn, "t", larger), "PAYLOAD_TOO_LARGE");
+    cr_assert_null(muster_turn_done(turn, "done"));
+    expect_text(hub, id, "done");
+    cr_assert_eq(read_chunks(hub, id, chunks, sizeof chunks), 1);
+    free(input);
+    free(larger);
+    muster_hub_stop(&hub);
+}
+
 Test(library, what_cannot_be_followed_says_why)
 {
     static const struct {
@@ -851,6 +975,72 @@ Test(library, a_follower_that_was_overtaken_by_retention_is_told)
     muster_hub_stop(&hub);
 }
 
+/* Many at a time, until the program says that it is enough. */
+struct flood {
+    struct muster_hub *hub;
+    atomic_bool enough;
+    atomic_int waiting;
+    const char *job;
+};
+
+static void *
+flood_on(void *arg)
+{
+    struct flood *flood = arg;
+    struct muster_submit job = {.team = "quick", .prompt = "x"};
+    char id[MUSTER_JOB_ID];
+
+    while (!atomic_load(&flood->enough))
+        (void)muster_submit(flood->hub, &job, id, NULL, 0);
+    return NULL;
+}
+
+static void *
+wait_in_flood(void *arg)
+{
+    struct flood *flood = arg;
+    struct muster_result *result;
+    const char *code = muster_job_wait(flood->hub, flood->job, -1, &result);
+
+    atomic_fetch_sub(&flood->waiting, 1);
+    if (code == NULL)
+        muster_result_free(&result);
+    return (void *)(uintptr_t)code;
+}
+
+Test(library, a_waiter_that_was_overtaken_by_retention_waits_on)
+{
+    const char *config = write_config("store: {max_events: 4KiB, sweep: 10ms}\nteams: {echo: {}}\n");
+    enum { THREADS = 4, EVENTS = 20000 };
+    pthread_t waiters[THREADS], floods[THREADS];
+    char problem[512], id[MUSTER_JOB_ID];
+    struct muster_store_stats stats = {0};
+    struct flood flood = {.waiting = THREADS, .job = id};
+    void *code;
+    int i;
+
+    flood.hub = start_with("data", config, problem, sizeof problem);
+    cr_assert_not_null(flood.hub, "%s", problem);
+    submit(flood.hub, "mine", "x", id);
+    for (i = 0; i < THREADS; i++) {
+        cr_assert_eq(pthread_create(&waiters[i], NULL, wait_in_flood, &flood), 0);
+        cr_assert_eq(pthread_create(&floods[i], NULL, flood_on, &flood), 0);
+    }
+    while (stats.last_seq < EVENTS && atomic_load(&flood.waiting) == THREADS) {
+        muster_store_stats(library_of(flood.hub)->house->store, &stats);
+        sched_yield();
+    }
+    cr_expect_eq(atomic_load(&flood.waiting), THREADS, "a wait came back before the end");
+    atomic_store(&flood.enough, true);
+    cr_assert_null(muster_turn_done(await_turn(1), "end"));
+    for (i = 0; i < THREADS; i++) {
+        pthread_join(floods[i], NULL);
+        pthread_join(waiters[i], &code);
+        cr_expect_null(code, "%s", (const char *)code);
+    }
+    muster_hub_stop(&flood.hub);
+}
+
 Test(library, a_follower_finds_its_team_behind_many_events_of_others)
 {
     struct muster_follow_settings settings = {.team = "quick", .after = "oldest"};
@@ -874,6 +1064,56 @@ Test(library, a_follower_finds_its_team_behind_many_events_of_others)
     cr_assert_str_eq(event.type, "job.queued");
     cr_assert_str_eq(event.job, id);
     muster_follow_close(&follow);
+    muster_hub_stop(&hub);
+}
+
+/* CPU time of this thread in following `job` while others come and go. */
+static int64_t
+follow_among_others_ns(struct muster_hub *hub, const char *job)
+{
+    struct muster_follow *follow = follow_job(hub, job, NULL);
+    struct timespec before, after;
+    struct muster_event event;
+    char id[MUSTER_JOB_ID];
+    const char *code;
+    int64_t spent_ns = 0;
+    int i, told;
+
+    while (muster_follow_next(follow, &event, &code) == 1)
+        ;
+    for (i = 0; i < 50; i++) {
+        submit(hub, "quick", "x", id);
+        expect_text(hub, id, "x!");
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+        while ((told = muster_follow_next(follow, &event, &code)) == 1)
+            ;
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+        cr_assert_eq(told, 0);
+        spent_ns += (after.tv_sec - before.tv_sec) * 1000000000 + after.tv_nsec - before.tv_nsec;
+    }
+    muster_follow_close(&follow);
+    return spent_ns;
+}
+
+Test(library, following_a_large_job_costs_no_more_than_a_small_one)
+{
+    enum { SIZE = 15 << 20 };
+    struct muster_hub *hub = start("data");
+    char small[MUSTER_JOB_ID], large[MUSTER_JOB_ID], *prompt = malloc(SIZE + 1);
+    int64_t small_ns, large_ns;
+
+    cr_assert_not_null(prompt);
+    memset(prompt, 'x', SIZE);
+    prompt[SIZE] = '\0';
+    submit(hub, "mine", "x", small);
+    submit(hub, "mine", prompt, large);
+    free(prompt);
+    await_turn(2);
+    small_ns = follow_among_others_ns(hub, small);
+    large_ns = follow_among_others_ns(hub, large);
+    cr_expect_lt(large_ns, 20 * small_ns, "%lld ns and %lld ns", (long long)large_ns, (long long)small_ns);
+    cr_assert_null(muster_turn_done(await_turn(1), "done"));
+    cr_assert_null(muster_turn_done(await_turn(2), "done"));
     muster_hub_stop(&hub);
 }
 
