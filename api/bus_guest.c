@@ -33,6 +33,13 @@ forget(struct bus *bus, struct bus_guest *guest)
     *link = guest->next;
 }
 
+/* Those that have logged in last, so that strangers do not make the others say hello again. */
+static bool
+goes_before(const struct bus_guest *one, const struct bus_guest *other)
+{
+    return one->said_hello != other->said_hello ? other->said_hello : one->seen < other->seen;
+}
+
 /* A place for a new one; NULL: all have requests at work. */
 static struct bus_guest *
 place(struct bus *bus)
@@ -48,7 +55,7 @@ place(struct bus *bus)
     if (guests->count < guests->capacity)
         return &guests->items[guests->count++];
     for (i = 0; i < guests->count; i++)
-        if (guests->items[i].pending == 0 && (oldest == NULL || guests->items[i].seen < oldest->seen))
+        if (guests->items[i].pending == 0 && (oldest == NULL || goes_before(&guests->items[i], oldest)))
             oldest = &guests->items[i];
     if (oldest)
         forget(bus, oldest);
@@ -56,7 +63,7 @@ place(struct bus *bus)
 }
 
 struct bus_guest *
-bus_guest_of(struct bus *bus, uint32_t number)
+bus_guest_of(struct bus *bus, uint32_t number, uint64_t connection)
 {
     struct bus_guest *guest = bus_guest_find(bus, number);
     uint32_t *bucket = bucket_of(bus, number);
@@ -65,9 +72,12 @@ bus_guest_of(struct bus *bus, uint32_t number)
         guest = place(bus);
         if (guest == NULL)
             return NULL;
-        *guest = (struct bus_guest){.number = number, .next = *bucket};
+        *guest = (struct bus_guest){.number = number, .connection = connection, .next = *bucket};
         *bucket = (uint32_t)(guest - bus->guests.items) + 1;
     }
+    if (guest->connection != connection) /* another client under this number: the login is not its */
+        guest->said_hello = false;
+    guest->connection = connection;
     guest->seen = ++bus->guests.clock;
     return guest;
 }

@@ -24,6 +24,7 @@ enum {
 /* A client that has sent something.  Those not seen for the longest time are forgotten when there are too many. */
 struct bus_guest {
     uint32_t number;
+    uint64_t connection;
     uint32_t next; /* in its bucket: index + 1 */
     bool used;
     bool said_hello;
@@ -51,7 +52,8 @@ struct bus_pending {
     uint32_t generation;
     uint32_t next_free; /* index + 1 */
     uint32_t guest;
-    int64_t id; /* the client's */
+    uint64_t connection; /* of the guest when it asked */
+    int64_t id;          /* the client's */
     const struct muster_public *row;
     bool wait;
     int64_t wait_until_ms; /* for the job's end */
@@ -118,7 +120,7 @@ struct bus {
 };
 
 /* The guest of that number, a new one if it is not known.  NULL: there is no room, all have requests at work. */
-struct bus_guest *bus_guest_of(struct bus *bus, uint32_t number);
+struct bus_guest *bus_guest_of(struct bus *bus, uint32_t number, uint64_t connection);
 /* NULL: it was forgotten. */
 struct bus_guest *bus_guest_find(struct bus *bus, uint32_t number);
 void bus_guests_free(struct bus *bus);
@@ -128,7 +130,8 @@ muster_err bus_login(struct bus_request *request, const uint8_t *curve);
 bool bus_curve_may(struct bus *bus, const uint8_t *curve, const char *scope, struct muster_arena *arena,
                    struct key *out_key);
 
-void bus_on_message(void *arg, uint32_t guest, const uint8_t *curve, const void *data, size_t size);
+void bus_on_message(void *arg, uint32_t guest, uint64_t connection, const uint8_t *curve, const void *data,
+                    size_t size);
 /* An actor's answer. */
 void bus_on_answer(struct bus *bus, const struct muster_envelope *envelope);
 /* Give up what nobody waits for any more. */

@@ -18,8 +18,11 @@ send_answer(struct bus *bus, const struct bus_pending *pending, const struct mus
 {
     struct muster_envelope envelope = {
         .id = pending->id, .reply_to = "", .trace = pending->trace ? pending->trace : "", .principal.name = ""};
+    const struct bus_guest *guest = bus_guest_find(bus, pending->guest);
     struct muster_buf frame = {0};
 
+    if (guest && guest->connection != pending->connection)
+        return; /* who asked has left, and another client has its number */
     if (principal)
         envelope.principal = *principal;
     muster_envelope_pack(&envelope, type, body, &frame);
@@ -291,9 +294,10 @@ trace_of(const struct bus_request *request)
 
 /* Nothing is awaited; it was answered. */
 static void
-fail_at_once(struct bus_request *request, uint32_t guest, muster_err err)
+fail_at_once(struct bus_request *request, uint32_t guest, uint64_t connection, muster_err err)
 {
-    struct bus_pending gone = {.guest = guest, .id = request->envelope.id, .trace = request->envelope.trace};
+    struct bus_pending gone = {
+        .guest = guest, .connection = connection, .id = request->envelope.id, .trace = request->envelope.trace};
 
     bus_fail(request->bus, &gone, NULL, err, request->problem, request->retry_after_s);
     request->type = NULL;
@@ -308,6 +312,7 @@ fill(const struct bus_request *request, uint32_t guest, struct bus_pending *pend
 
     pending->stage = request->type ? BUS_ANSWERED : BUS_COUNTED;
     pending->guest = guest;
+    pending->connection = request->guest->connection;
     pending->id = request->envelope.id;
     pending->row = request->row;
     pending->wait = request->wait;
@@ -323,7 +328,19 @@ fill(const struct bus_request *request, uint32_t guest, struct bus_pending *pend
     pending->body = request->body;
 }
 
-/* Takes the arena when all is well. */
+/* Its actor has the rest, which may be large and the wait long. */
+static void
+keep_little(struct bus_pending *pending)
+{
+    const char *trace = pending->trace;
+
+    pending->arena = muster_arena_new();
+    pending->trace = muster_arena_str(pending->arena, trace, strlen(trace));
+    pending->key = (struct key){.id = pending->key.id};
+    pending->body = NULL;
+}
+
+/* Takes the arena of a read when all is well. */
 static muster_err
 begin(struct bus_request *request, uint32_t guest)
 {
@@ -347,12 +364,15 @@ begin(struct bus_request *request, uint32_t guest)
         end_pending(bus, pending);
         return refuse(request, err, NULL, 1);
     }
-    request->arena = NULL;
+    if (request->type)
+        keep_little(pending);
+    else
+        request->arena = NULL;
     return MUSTER_OK;
 }
 
 void
-bus_on_message(void *arg, uint32_t guest, const uint8_t *curve, const void *data, size_t size)
+bus_on_message(void *arg, uint32_t guest, uint64_t connection, const uint8_t *curve, const void *data, size_t size)
 {
     struct bus *bus = arg;
     struct bus_request request = {.bus = bus, .arena = muster_arena_new()};
@@ -365,7 +385,7 @@ bus_on_message(void *arg, uint32_t guest, const uint8_t *curve, const void *data
     }
     request.row = find_public(request.envelope.type);
     request.envelope.trace = trace_of(&request);
-    request.guest = bus_guest_of(bus, guest);
+    request.guest = bus_guest_of(bus, guest, connection);
     if (request.guest == NULL)
         err = refuse(&request, MUSTER_OVERLOADED, NULL, 1);
     else
@@ -373,7 +393,7 @@ bus_on_message(void *arg, uint32_t guest, const uint8_t *curve, const void *data
     if (!err)
         err = begin(&request, guest);
     if (err)
-        fail_at_once(&request, guest, err);
+        fail_at_once(&request, guest, connection, err);
     muster_arena_free(&request.arena);
 }
 

@@ -62,6 +62,7 @@ static const char client_text[] =
     "the order of their numbers.  With CURVE the key needs messages:stream; one that is kept to some teams subscribes "
     "to\n"
     "topics that begin with <team>/ of one of them, others are not heard.  Without CURVE there is bus.open_events.\n"
+    "Who sends anything but subscriptions with CURVE there is not let in again before the server starts anew.\n"
     "\n"
     "No gap and no double: subscribe to the topics, then to ~/<a random name of your own>.  That topic then brings\n"
     "`bus.joined` (two frames: topic, body): the topics are heard now.  Set all before it aside, send log.read from "

@@ -5,7 +5,8 @@
  * after every batch of the loop, reads each socket until nothing is left or its share of the round is used up.
  *
  * Routing ids are given out here; who brings one of its own is not listened to.  It could take the place of a client
- * that has just left and be sent what that had asked for.
+ * that has just left and be sent what that had asked for.  An own one that looks like ours cannot be told by itself, so
+ * that every connection gets a number when it is let in, which its messages carry and a client cannot choose.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -21,7 +22,7 @@
 #include "transport/numbers.h"
 
 #define ZAP_ENDPOINT "inproc://zeromq.zap.01"
-#define KEY_HEX (2 * MUSTER_CURVE + 1)
+#define USER_TEXT (16 + 1 + 2 * MUSTER_CURVE + 1) /* a connection's number, a dot, its key if it has one */
 
 enum {
     ROUND = 128,          /* messages of one socket in one round */
@@ -30,6 +31,7 @@ enum {
     TOPIC_BYTES = 1024,   /* of a subscription, and of the handshake's frames */
     SUBSCRIPTIONS = 1024, /* for each of max_clients, all together */
     CURVE_EXTRA = 64,     /* bytes that CURVE adds to a message */
+    ANSWER_EXTRA = 256,   /* bytes that an unread answer takes besides its own */
     RESET_MS = 20,        /* pause between tries to have an endpoint again */
     LATE_MS = 500,
     RESTS = 64, /* guests above max_clients whose backlog is remembered though it is empty */
@@ -69,9 +71,12 @@ struct muster_door {
     int zap_fd;
     struct way commands, events;
     int64_t subscriptions;
-    uint64_t monitors; /* made so far; numbers their endpoints */
-    zhashx_t *unread;  /* guest + 1 -> struct unread */
-    int timer;         /* of the next round */
+    uint64_t monitors;                 /* made so far; numbers their endpoints */
+    uint64_t admitted;                 /* connections let in so far; numbers them */
+    uint8_t (*outcasts)[MUSTER_CURVE]; /* keys that may not subscribe any more */
+    size_t outcast_count;
+    zhashx_t *unread; /* guest + 1 -> struct unread */
+    int timer;        /* of the next round */
     int reset_timer;
     struct muster_door_counts counts;
 };
@@ -151,9 +156,18 @@ let_go(zmq_msg_t *parts, size_t count, size_t room)
 static const uint8_t *
 key_of(zmq_msg_t *message, uint8_t room[MUSTER_CURVE])
 {
+    const char *user = zmq_msg_gets(message, "User-Id"), *dot = user ? strchr(user, '.') : NULL;
+
+    return dot && muster_unhex(dot + 1, room, MUSTER_CURVE) == MUSTER_OK ? room : NULL;
+}
+
+/* Likewise the number of its connection; 0: none. */
+static uint64_t
+connection_of(zmq_msg_t *message)
+{
     const char *user = zmq_msg_gets(message, "User-Id");
 
-    return user && muster_unhex(user, room, MUSTER_CURVE) == MUSTER_OK ? room : NULL;
+    return user ? strtoull(user, NULL, 16) : 0;
 }
 
 /* ---- letting in -------------------------------------------------------------------------------------------------- */
@@ -164,21 +178,32 @@ part_is(zmq_msg_t *part, const char *text)
     return zmq_msg_size(part) == strlen(text) && memcmp(zmq_msg_data(part), text, strlen(text)) == 0;
 }
 
-/* Parts: version, request id, domain, address, routing id, mechanism, credentials.  Fills the key's text. */
+static bool
+is_outcast(const struct muster_door *door, const uint8_t *key)
+{
+    size_t i;
+
+    for (i = 0; i < door->outcast_count && memcmp(door->outcasts[i], key, MUSTER_CURVE) != 0; i++)
+        ;
+    return i < door->outcast_count;
+}
+
+/* Parts: version, request id, domain, address, routing id, mechanism, credentials.  Fills what its messages carry. */
 static const char *
-judge(struct muster_door *door, zmq_msg_t *parts, size_t count, char out_user[KEY_HEX])
+judge(struct muster_door *door, zmq_msg_t *parts, size_t count, char out_user[USER_TEXT])
 {
     const struct way *way = part_is(&parts[2], door->events.name) ? &door->events : &door->commands;
+    int size = snprintf(out_user, USER_TEXT, "%llx.", (unsigned long long)++door->admitted);
 
-    out_user[0] = '\0';
     if (door->commands.clients + door->events.clients > door->spec.max_clients)
         return "300";
     if (!way->curve)
         return part_is(&parts[5], "NULL") ? "200" : "400";
     if (count != 7 || !part_is(&parts[5], "CURVE") || zmq_msg_size(&parts[6]) != MUSTER_CURVE ||
+        (way == &door->events && is_outcast(door, zmq_msg_data(&parts[6]))) ||
         !door->hooks->admit(door->arg, zmq_msg_data(&parts[6]), way == &door->events))
         return "400";
-    muster_hex(zmq_msg_data(&parts[6]), MUSTER_CURVE, out_user);
+    muster_hex(zmq_msg_data(&parts[6]), MUSTER_CURVE, out_user + size);
     return "200";
 }
 
@@ -193,7 +218,7 @@ let_in_one(struct muster_door *door)
 {
     zmq_msg_t parts[PARTS];
     size_t count = receive(door->zap, parts, PARTS);
-    char user[KEY_HEX] = "";
+    char user[USER_TEXT] = "";
     const char *status = "500";
 
     if (count == 0)
@@ -253,10 +278,11 @@ set_up(struct muster_door *door, struct way *way)
         MUSTER_ASSERT(zmq_setsockopt(way->socket, ZMQ_CURVE_SECRETKEY, door->spec.secret, MUSTER_CURVE) == 0);
     }
     if (events) {
-        set_int(way->socket, ZMQ_XPUB_MANUAL, 1);
+        set_int(way->socket, way->curve ? ZMQ_XPUB_MANUAL : ZMQ_XPUB_VERBOSER, 1);
         set_int(way->socket, ZMQ_SNDHWM, (int)door->spec.max_events);
     } else {
         set_int(way->socket, ZMQ_ROUTER_MANDATORY, 1);
+        set_int(way->socket, ZMQ_SNDHWM, 0); /* max_backlog it is */
     }
 }
 
@@ -338,8 +364,8 @@ take_message(struct muster_door *door)
     own = count == 2 ? zmq_msg_gets(&parts[1], "Identity") : NULL;
     if (count == 2 && is_given_out(&parts[0]) && (own == NULL || own[0] == '\0')) {
         memcpy(&guest, (const char *)zmq_msg_data(&parts[0]) + 1, sizeof guest);
-        door->hooks->message(door->arg, guest, key_of(&parts[1], key), zmq_msg_data(&parts[1]),
-                             zmq_msg_size(&parts[1]));
+        door->hooks->message(door->arg, guest, connection_of(&parts[1]), key_of(&parts[1], key),
+                             zmq_msg_data(&parts[1]), zmq_msg_size(&parts[1]));
     } else {
         door->counts.malformed++;
     }
@@ -426,16 +452,17 @@ muster_door_send(struct muster_door *door, uint32_t guest, struct muster_buf *fr
     char *data;
 
     memcpy(id + 1, &guest, sizeof guest);
-    if (waiting > 0 && waiting + frame->size > (size_t)door->spec.max_backlog)
+    if (waiting > 0 && waiting + frame->size + ANSWER_EXTRA > (size_t)door->spec.max_backlog)
         return drop(door, frame, MUSTER_OVERLOADED);
     if (zmq_send(door->commands.socket, id, sizeof id, ZMQ_SNDMORE | ZMQ_DONTWAIT) == -1)
         return drop(door, frame, errno == EAGAIN ? MUSTER_OVERLOADED : MUSTER_GONE);
     data = muster_buf_take(frame, &size);
+    size += ANSWER_EXTRA;
     parcel = muster_alloc(sizeof *parcel);
     *parcel = (struct parcel){unread, size};
     atomic_fetch_add(&unread->references, 1);
     atomic_fetch_add(&unread->bytes, size);
-    MUSTER_ASSERT(zmq_msg_init_data(&message, data, size, unread_free, parcel) == 0);
+    MUSTER_ASSERT(zmq_msg_init_data(&message, data, size - ANSWER_EXTRA, unread_free, parcel) == 0);
     if (zmq_msg_send(&message, door->commands.socket, ZMQ_DONTWAIT) == -1) {
         zmq_msg_close(&message);
         return drop(door, frame, MUSTER_GONE);
@@ -495,8 +522,28 @@ subscribe(struct muster_door *door, zmq_msg_t *message)
         door->counts.unheard++;
         return;
     }
-    (void)zmq_setsockopt(door->events.socket, ZMQ_SUBSCRIBE, topic, size);
+    if (door->events.curve) /* else libzmq has done it */
+        (void)zmq_setsockopt(door->events.socket, ZMQ_SUBSCRIBE, topic, size);
     door->hooks->subscribed(door->arg, topic, size);
+}
+
+/* A subscriber has sent something else.  libzmq then takes the subscriptions behind it for those of other connections
+ * than they came on, and what one may hear another would get: all begin anew, and without the one who did it.  Where
+ * everybody may hear everything libzmq subscribes them itself and nothing is mixed up. */
+static void
+cast_out(struct muster_door *door, zmq_msg_t *message)
+{
+    uint8_t room[MUSTER_CURVE];
+    const uint8_t *key = key_of(message, room);
+
+    door->counts.malformed++;
+    if (!door->events.curve)
+        return;
+    if (key && !is_outcast(door, key)) {
+        door->outcasts = muster_realloc(door->outcasts, (door->outcast_count + 1) * sizeof *door->outcasts);
+        memcpy(door->outcasts[door->outcast_count++], key, MUSTER_CURVE);
+    }
+    muster_door_reset(door);
 }
 
 static bool
@@ -512,8 +559,11 @@ take_subscription(struct muster_door *door)
     if (count == 1 && zmq_msg_size(&message) > 0 && data[0] == 1) {
         subscribe(door, &message);
     } else if (count == 1 && zmq_msg_size(&message) > 0 && data[0] == 0) {
-        (void)zmq_setsockopt(door->events.socket, ZMQ_UNSUBSCRIBE, data + 1, zmq_msg_size(&message) - 1);
+        if (door->events.curve)
+            (void)zmq_setsockopt(door->events.socket, ZMQ_UNSUBSCRIBE, data + 1, zmq_msg_size(&message) - 1);
         door->subscriptions -= door->subscriptions > 0;
+    } else {
+        cast_out(door, &message);
     }
     let_go(&message, count, 1);
     return true;
@@ -636,6 +686,7 @@ muster_door_close(struct muster_door **door_p)
     for (unread = zhashx_first(door->unread); unread; unread = zhashx_next(door->unread))
         unread_release(unread);
     zhashx_destroy(&door->unread);
+    free(door->outcasts);
     explicit_bzero(&door->spec, sizeof door->spec);
     free(door->commands.endpoint);
     free(door->events.endpoint);

@@ -39,9 +39,10 @@ struct muster_door_spec {
 struct muster_door_hooks {
     /* May this key connect, to the events or to the commands? */
     bool (*admit)(void *arg, const uint8_t *key, bool events);
-    /* A message of the client `guest`; `data` is valid for the call. */
-    void (*message)(void *arg, uint32_t guest, const uint8_t *key, const void *data, size_t size);
-    /* May it hear topics that begin so? */
+    /* A message of the client `guest`; `data` is valid for the call.  Another `connection` of the same guest is another
+     * client, which has taken its place. */
+    void (*message)(void *arg, uint32_t guest, uint64_t connection, const uint8_t *key, const void *data, size_t size);
+    /* May it hear topics that begin so?  Asked for the count only where there is no CURVE: all may. */
     bool (*subscribe)(void *arg, const uint8_t *key, const char *topic, size_t size);
     /* From now on it does. */
     void (*subscribed)(void *arg, const char *topic, size_t size);
@@ -52,7 +53,7 @@ struct muster_door_counts {
     uint64_t connections; /* accepted, */
     uint64_t refused;     /* and not let in: wrong key, or too many */
     uint64_t commands;    /* messages that came */
-    uint64_t malformed;   /* of more than one frame, or of a client with a routing id of its own */
+    uint64_t malformed;   /* of more than one frame, of a client with a routing id of its own, or of a subscriber */
     uint64_t dropped;     /* answers to clients that had left or did not read */
     uint64_t unheard;     /* subscriptions that were not allowed */
 };

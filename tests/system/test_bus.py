@@ -5,6 +5,7 @@ import os
 import random
 import re
 import socket
+import struct
 import threading
 import time
 import uuid
@@ -12,6 +13,7 @@ import uuid
 import msgpack
 import pytest
 import zmq
+import zmq.utils.z85
 
 import harness
 from bus_client import NOBODY, Bus, Refused
@@ -585,3 +587,125 @@ def test_the_longest_message_is_limited(site):
     assert is_quick(normal)
     refused("UNAUTHORIZED", large.ask, "log.read")  # its connection has ended, and come again without a key
     os.stat(here.endpoints["commands"][6:])
+
+
+def test_a_subscriber_that_sends_data_gets_no_topics_of_others(site):
+    here = site(curve=True)
+    kept = here.curve_key("kept", "--team", "echo")
+    everything = here.curve_key("all", "--scope", "admin:*")
+    admin, bad = here.bus(curve=everything), Bus()
+    here.clients.append(bad)
+    socket_ = bad.connect(zmq.XSUB, here.endpoints["events"], kept)
+    stop, leaked = threading.Event(), []
+
+    def pour():
+        while not stop.is_set():
+            try:
+                for data in (b"junk", b"\x01echo/none", b"\x00echo/none") * 50:
+                    socket_.send(data, zmq.DONTWAIT)
+            except zmq.Again:
+                pass
+            while socket_.poll(1):
+                leaked.append(socket_.recv_multipart()[0])
+
+    thread = threading.Thread(target=pour, daemon=True)
+    thread.start()
+    try:
+        for _ in range(5):
+            reader = here.bus(curve=everything, events=True)
+            reader.events.subscribe("other/job.completed/")
+            events = reader.follow("other/job.queued/")
+            job = admin.submit_and_wait(team="other", prompt="secret")
+            while next(events)[1].get("job") != job["id"]:
+                continue
+    finally:
+        stop.set()
+        thread.join()
+    assert not [topic for topic in leaked if not topic.startswith(b"echo/")]
+    assert not connects(here, kept, "events") and connects(here, kept)
+    assert here.metric("muster_bus_malformed_total") > 0
+
+
+class Raw:
+    """A client that says of itself what libzmq would not."""
+
+    def __init__(self, endpoint, **properties):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(scaled(10))
+        self.socket.connect(endpoint.removeprefix("ipc://"))
+        self.socket.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
+        self.exactly(64)
+        ready = b"\x05READY"
+        for name, value in {"Socket_Type": b"DEALER", **properties}.items():
+            name = name.replace("_", "-").encode()
+            ready += bytes([len(name)]) + name + struct.pack(">I", len(value)) + value
+        self.socket.sendall(b"\x06" + struct.pack(">Q", len(ready)) + ready)
+        self.frame()
+
+    def exactly(self, size):
+        data = b""
+        while len(data) < size:
+            more = self.socket.recv(size - len(data))
+            assert more
+            data += more
+        return data
+
+    def frame(self):
+        large = self.exactly(1)[0] & 2
+        return self.exactly(struct.unpack(">Q", self.exactly(8))[0] if large else self.exactly(1)[0])
+
+    def ask(self, kind, **body):
+        message = msgpack.packb([1, kind, 1, "", 0, "", NOBODY, body])
+        self.socket.sendall(b"\x02" + struct.pack(">Q", len(message)) + message)
+        answer = msgpack.unpackb(self.frame())
+        return answer[7].get("code", answer[1])
+
+
+def test_a_login_is_of_a_connection_and_not_of_a_routing_id(site):
+    here = site()
+    commands = here.endpoints["commands"]
+    first = Raw(commands, Identity=b"\0abcd")  # looks like one that the server gave out
+    assert first.ask("bus.hello", key=here.daemon.key) == "bus.welcome"
+    assert first.ask("log.read") == "log.page"
+    first.socket.close()
+    wait_until(lambda: here.metric("muster_bus_clients") == 0, "it has left")
+    second = Raw(commands, Identity=b"\0abcd")
+    assert second.ask("log.read") == "UNAUTHORIZED"
+    second.socket.close()
+    public = zmq.utils.z85.decode(here.curve_key("pair")[1].encode())
+    forger = Raw(commands, User_Id=b"1." + public.hex().encode())
+    assert forger.ask("bus.hello") == "UNAUTHORIZED"
+    forger.socket.close()
+
+
+def test_strangers_that_come_and_go_log_nobody_out(site):
+    here = site(bus={"max_clients": 3})
+    bus = here.bus()
+    for _ in range(100):  # more than are remembered
+        stranger = Raw(here.endpoints["commands"])
+        assert stranger.ask("log.read") == "UNAUTHORIZED"
+        stranger.socket.close()
+    assert bus.ask("log.read")["settled"] >= 0
+
+
+def test_many_requests_sent_before_any_answer_is_read_are_all_answered(site):
+    here = site()
+    bus = here.bus()
+    numbers = {bus.send("job.read", {"job": uuid.uuid4().bytes}) for _ in range(8000)}
+    wait_until(lambda: here.metric("muster_bus_failed_total") >= 8000, "all are answered", 20)
+    while numbers:
+        assert bus.commands.poll(scaled(10) * 1000), len(numbers)
+        numbers.remove(msgpack.unpackb(bus.commands.recv())[2])
+
+
+@pytest.mark.deadline(120)
+def test_waiting_for_large_jobs_keeps_nothing_of_them(site):
+    here = site()
+    bus = here.bus()
+    bus.ask("queue.pause", team="other", paused=True)
+    sizes = []
+    for wait in (False, True):
+        for _ in range(200):
+            bus.ask("queue.submit", job={"team": "other", "prompt": "x" * 1_000_000}, wait=wait)
+        sizes.append(harness.Footprint.of(here.daemon.pid).rss_kib)
+    assert sizes[1] - sizes[0] < 100_000, sizes
