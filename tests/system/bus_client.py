@@ -62,16 +62,20 @@ class Bus:
         return self.receive(number)["job"]
 
     def follow(self, *topics, after=""):
-        """Events behind a cursor: history, then live, over reconnects; yields (cursor, event)."""
+        """Events behind a cursor: history, then live, over reconnects; yields (cursor, event).  With the topic "" an
+        event that was left out on the way is seen by the number before the next one, and read from the log."""
         for topic in topics:
             self.events.subscribe(topic)
         join = b"~/" + os.urandom(8).hex().encode()
         self.events.subscribe(join)
         last, cursor, live = 0, after, False
         while True:
-            topic, *frames = self.events.recv_multipart()
-            if topic == join:
-                published, more, live = msgpack.unpackb(frames[0])["published"], True, True
+            topic, *frames = map(bytes, self.events.recv_multipart())
+            bodies = [msgpack.unpackb(frame) for frame in frames]
+            missed = topic != join and "" in topics and live and bodies[1].get("before", 0) > last
+            if topic == join or missed:
+                published = bodies[0]["seq"] if missed else bodies[0]["published"]
+                more = live = True
                 while more:
                     page = self.ask("log.read", after=cursor)
                     epoch = page["next"].rpartition("-")[0]
@@ -80,7 +84,7 @@ class Bus:
                     cursor, last = page["next"], page["settled"]
                     more = page.get("more") or last < published
             elif live:
-                event, mark = map(msgpack.unpackb, frames)
+                event, mark = bodies
                 if event["seq"] > last:
                     last, cursor = event["seq"], mark["cursor"]
                     yield cursor, event

@@ -254,8 +254,11 @@ def test_events_join_with_history_over_kill_9_without_gap_or_double(site, transp
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     for round_ in range(3):
-        for i in range(200):
-            writer.send("queue.submit", {"job": {"team": ("echo", "other")[i % 2], "prompt": f"{round_} {i}"}})
+        for burst in range(5):
+            prompts = [f"{round_} {burst} {i}" for i in range(40)]
+            sent = [writer.send("queue.submit", {"job": {"team": "echo", "prompt": prompt}}) for prompt in prompts]
+            for number in sent if burst < 4 else ():  # the last ones are on their way when it ends
+                writer.receive(number)
         wait_until(lambda: len(seen) > 60 + round_ * 300, "events are read")
         here.daemon.kill9()
         here.daemon.start()
