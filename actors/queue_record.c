@@ -7,8 +7,8 @@
 
 #include <string.h>
 
+#include "actors/muster_job.h"
 #include "actors/muster_journal.h"
-#include "actors/muster_span.h"
 
 muster_err
 queue_record_read(struct muster_ctx *ctx, const struct queue_job *job, struct muster_arena *arena,

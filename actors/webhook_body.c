@@ -4,7 +4,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "actors/muster_span.h"
+#include "actors/muster_job.h"
 #include "actors/webhook.h"
 
 #define SUMMARY_MAX 200 /* characters */

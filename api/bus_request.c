@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "actors/muster_job.h"
 #include "api/bus_inside.h"
 
 #define INDEX_BITS 20
@@ -408,7 +409,7 @@ answer_repeated(struct bus *bus, const struct bus_pending *pending, const struct
     struct queue_finished finished = {.job = &job};
     muster_err err = muster_store_get(bus->house.store, &job_type, id, bus->arena, &job);
 
-    if (!err && job.state != job_state_COMPLETED && job.state != job_state_FAILED && job.state != job_state_CANCELLED)
+    if (!err && !muster_job_ended(job.state))
         err = MUSTER_IDEMPOTENCY_IN_PROGRESS;
     if (err) {
         bus_fail(bus, pending, principal, err, NULL, 0);

@@ -170,9 +170,3 @@ library_job_id(const char *text, struct muster_id *out_id)
         text += 4;
     return text && muster_id_parse(text, out_id) == MUSTER_OK ? MUSTER_OK : MUSTER_NOT_FOUND;
 }
-
-bool
-library_has_ended(enum job_state state)
-{
-    return state == job_state_COMPLETED || state == job_state_FAILED || state == job_state_CANCELLED;
-}

@@ -45,7 +45,6 @@ muster_err library_ask(const struct muster_house *house, const char *to, const s
                        char *problem, size_t problem_size);
 /* "msg_...", "job_..." or the bare id.  MUSTER_NOT_FOUND. */
 muster_err library_job_id(const char *text, struct muster_id *out_id);
-bool library_has_ended(enum job_state state);
 
 /* ---- library_watch.c: tells follows how far the log is on disk ---- */
 /* Under the library's lock: start the thread, unless it runs. */

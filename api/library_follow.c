@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "actors/muster_job.h"
 #include "api/library.h"
 #include "schemas/muster_options.h"
 
@@ -315,7 +316,7 @@ has_ended(struct muster_store *store, struct muster_follow *follow)
 
     if (!muster_id_is_zero(&follow->job)) {
         err = muster_store_get(store, &job_type, &follow->job, follow->arena, &job);
-        ended = err == MUSTER_NOT_FOUND || (!err && library_has_ended(job.state));
+        ended = err == MUSTER_NOT_FOUND || (!err && muster_job_ended(job.state));
     }
     return ended;
 }

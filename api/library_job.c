@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "actors/muster_job.h"
 #include "api/library.h"
 #include "schemas/muster_options.h"
 
@@ -337,7 +338,7 @@ muster_result_state(const struct muster_result *result)
 bool
 muster_result_ended(const struct muster_result *result)
 {
-    return library_has_ended(result->job.state);
+    return muster_job_ended(result->job.state);
 }
 
 const char *

@@ -5,8 +5,6 @@
 
 #include <string.h>
 
-#include "actors/muster_span.h"
-
 #include "schemas/pass_rows.h"
 
 #include "api/dialects/iris.def"
@@ -162,12 +160,6 @@ iris_status(enum job_state state)
     default:
         return "queued";
     }
-}
-
-bool
-iris_is_final(enum job_state state)
-{
-    return state == job_state_COMPLETED || state == job_state_FAILED || state == job_state_CANCELLED;
 }
 
 int64_t

@@ -3,6 +3,7 @@
 #ifndef IRIS_H
 #define IRIS_H
 
+#include "actors/muster_job.h"
 #include "api/http/muster_http.h"
 #include "schemas/muster_options.h"
 #include "schemas/pass_struct.h"
@@ -27,7 +28,6 @@ bool iris_look_up(struct http_request *request, const char *name, struct job *ou
 bool iris_find(struct http_request *request, struct job *out_job);
 /* queued, processing, completed, failed, cancelled. */
 const char *iris_status(enum job_state state);
-bool iris_is_final(enum job_state state);
 /* Ms the agent took, at least 1; 0: it has not ended or never started. */
 int64_t iris_duration(const struct job *job);
 /* NULL: it used nothing that was counted. */

@@ -24,7 +24,7 @@ iris_cancel(struct http_request *request, const struct job *job, struct queue_ca
     muster_err err;
 
     *out = (struct queue_cancelled){.job = job->id, .state = job->state};
-    if (iris_is_final(job->state))
+    if (muster_job_ended(job->state))
         return MUSTER_CONFLICT;
     out->state = job_state_NONE;
     err = http_ask(request, MUSTER_QUEUE, &queue_cancel_type, &cancel, &queue_cancelled_type, out, IRIS_HOP_MS);
@@ -33,7 +33,7 @@ iris_cancel(struct http_request *request, const struct job *job, struct queue_ca
     /* It has ended while this was on its way. */
     if (err == MUSTER_CONFLICT &&
         muster_store_get(http_house(request)->store, &job_type, &job->id, http_arena(request), &now) == MUSTER_OK &&
-        iris_is_final(now.state))
+        muster_job_ended(now.state))
         out->state = now.state;
     return err;
 }

@@ -126,7 +126,7 @@ estimate(const struct job *job, const struct muster_queue_view *queue, int64_t m
     int64_t slots = queue->max_running > 0 ? queue->max_running : 1;
     int64_t end_ms;
 
-    if (iris_is_final(job->state))
+    if (muster_job_ended(job->state))
         return 0;
     if (strcmp(iris_status(job->state), "processing") == 0)
         end_ms = job->started_ms + mean_ms;
@@ -184,7 +184,7 @@ delivery_of(struct http_request *request, const struct job *job)
     if (job->callback == NULL)
         return NULL;
     out = muster_arena_alloc(arena, sizeof *out);
-    if (!iris_is_final(job->state))
+    if (!muster_job_ended(job->state))
         *out = (struct iris_delivery){.status = "waiting"};
     else if (muster_store_get(http_house(request)->store, &delivery_type, &job->id, arena, &delivery))
         *out = (struct iris_delivery){.status = muster_enum_wire(&delivery_state_enum, delivery_state_PENDING)};

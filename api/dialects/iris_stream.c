@@ -41,7 +41,7 @@ iris_has_more(struct http_request *request, const struct job *job, int64_t after
 {
     bool more = false;
 
-    if (!iris_is_final(job->state))
+    if (!muster_job_ended(job->state))
         return true;
     /* Its last event is on disk, or no longer: nothing will come. */
     (void)muster_log_walk(http_house(request)->store, &job->id, after, note_event, &more);
@@ -88,7 +88,7 @@ suspect(void *arg, const void *record, struct muster_arena *arena)
 
     (void)arena;
     if (job->kind == job_kind_STREAM && muster_id_equal(&job->key, &suspects->key->id) &&
-        (!iris_is_final(job->state) || job->attempt > 1)) {
+        (!muster_job_ended(job->state) || job->attempt > 1)) {
         suspects->job = job->id;
         suspects->count++;
     }

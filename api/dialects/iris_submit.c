@@ -108,7 +108,7 @@ answer_repeated(struct http_request *request, const struct muster_id *id)
     iris_mark_replayed(request);
     if (err)
         http_fail(request, err, "The message of this Idempotency-Key is no longer kept");
-    else if (iris_is_final(job.state))
+    else if (muster_job_ended(job.state))
         answer_ask(request, &job);
     else
         fail_pending(request, MUSTER_IDEMPOTENCY_IN_PROGRESS, &job,

@@ -3,6 +3,7 @@
  * and park there; rendering also runs on the thread of the hub.  What can fail: what the query asks for. */
 #include <string.h>
 
+#include "actors/muster_job.h"
 #include "api/http/gateway.h"
 
 #include "schemas/pass_struct.h"
@@ -182,8 +183,7 @@ is_over(struct http_request *request, const struct muster_id *id, int64_t after)
     struct job job;
     bool more = false;
 
-    if (muster_store_get(store, &job_type, id, http_arena(request), &job) ||
-        (job.state != job_state_COMPLETED && job.state != job_state_FAILED && job.state != job_state_CANCELLED))
+    if (muster_store_get(store, &job_type, id, http_arena(request), &job) || !muster_job_ended(job.state))
         return false;
     if (after >= 0)
         (void)muster_log_walk(store, id, after, on_any, &more);

@@ -9,6 +9,7 @@
  * joined. */
 #include <string.h>
 
+#include "actors/muster_job.h"
 #include "api/http/hub.h"
 
 enum {
@@ -63,7 +64,7 @@ has_ended(struct http_request *request, const struct muster_id *id)
     bool ended = false;
 
     if (muster_store_get(request->server->house.store, &job_type, id, arena, &job) == MUSTER_OK)
-        ended = job.state == job_state_COMPLETED || job.state == job_state_FAILED || job.state == job_state_CANCELLED;
+        ended = muster_job_ended(job.state);
     muster_arena_free(&arena);
     return ended;
 }

@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* How long a job took.  Any thread.  Nothing fails. */
-#ifndef MUSTER_SPAN_H
-#define MUSTER_SPAN_H
+/* What follows from a job's state and times.  Any thread.  Nothing fails. */
+#ifndef MUSTER_JOB_H
+#define MUSTER_JOB_H
 
 #include "schemas/muster_schema.h"
+
+/* Has a job in that state come to its end? */
+static inline bool
+muster_job_ended(enum job_state state)
+{
+    return state == job_state_COMPLETED || state == job_state_FAILED || state == job_state_CANCELLED;
+}
 
 /* Ms of its last attempt, at least 1; 0: it never started, or has not ended. */
 static inline int64_t
