@@ -194,7 +194,7 @@ send_events(struct agent_log *log)
     struct log_entry entries[MESSAGE_ENTRIES_MAX];
     struct agent_log_item *item;
     size_t count = 0, bytes = 0, i;
-    struct log_append message;
+    struct log_append message = {.put = NULL};
     muster_err err;
 
     for (item = log->first; item && item->type && count < MESSAGE_ENTRIES_MAX && bytes < MESSAGE_BYTES_MAX;

@@ -9,6 +9,9 @@
  * not held up by a durable one with a lower number that is being synced.  Who wants one order over all waits for
  * `settled`, which says how far nothing is missing.
  *
+ * A log.append may bring a record along.  It waits with the events, and goes to the store in the same commit as those
+ * that came before it: so whoever reads it on disk knows that they are there too.
+ *
  * Persists nothing itself; on restart there is nothing to rebuild.  Mailbox full: agents keep their events and try
  * again. */
 #include <stdlib.h>
@@ -22,14 +25,22 @@
 
 enum { TIMER_FLUSH = 1, TIMER_OUTBOX };
 
+/* A record that waits. */
+struct log_record {
+    struct muster_id id;
+    struct store_put put; /* in the arena */
+};
+
 struct log_actor {
     struct muster_ctx *ctx;     /* borrowed; outlives us */
-    struct muster_arena *arena; /* copies of the events that wait for the store */
-    struct event *pending;      /* those, in order */
+    struct muster_arena *arena; /* copies of what waits for the store */
+    struct event *pending;      /* events, in order */
     size_t count, capacity;     /* of pending */
-    size_t bytes;               /* of their bodies */
-    int64_t last_seq;           /* highest number seen: published, or on its way through the store */
-    int64_t *open;              /* numbers up to it whose events are on their way through the store, ascending */
+    struct log_record *records; /* at most one of an id, in the order in which they first came */
+    size_t record_count, record_capacity;
+    size_t bytes;     /* of the bodies of all of them */
+    int64_t last_seq; /* highest number seen: published, or on its way through the store */
+    int64_t *open;    /* numbers up to it whose events are on their way through the store, ascending */
     size_t open_first, open_end, open_capacity; /* of open: [open_first, open_end) */
     struct outbox outbox;                       /* towards store and queue */
 };
@@ -56,15 +67,22 @@ flush(struct log_actor *self, const struct store_answer *answer)
         .events = {self->pending, self->count},
         .answers = {answer, answer ? 1 : 0},
     };
+    struct store_put *puts;
+    size_t i;
 
     muster_timer_end(self->ctx, TIMER_FLUSH);
-    if (self->count == 0 && answer == NULL)
+    if (self->count == 0 && self->record_count == 0 && answer == NULL)
         return;
+    puts = muster_arena_alloc(self->arena, (self->record_count + 1) * sizeof *puts);
+    for (i = 0; i < self->record_count; i++)
+        puts[i] = self->records[i].put;
+    commit.puts.items = puts;
+    commit.puts.count = self->record_count;
     outbox_tell(&self->outbox, self->ctx, MUSTER_STORE, &store_commit_type, &commit);
     if (outbox_waiting(&self->outbox))
         muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
     muster_arena_clear(self->arena);
-    self->count = self->bytes = 0;
+    self->count = self->record_count = self->bytes = 0;
 }
 
 static void
@@ -76,7 +94,17 @@ log_fini(void *state)
     outbox_fini(&self->outbox);
     muster_arena_free(&self->arena);
     free(self->pending);
+    free(self->records);
     free(self->open);
+}
+
+static struct muster_bytes
+copy_bytes(struct log_actor *self, const struct muster_bytes *bytes)
+{
+    uint8_t *copy = muster_arena_alloc(self->arena, bytes->size);
+
+    memcpy(copy, bytes->data, bytes->size);
+    return (struct muster_bytes){copy, bytes->size};
 }
 
 /* Keep a copy of the event until the next flush. */
@@ -84,7 +112,6 @@ static void
 keep(struct log_actor *self, const struct event *event)
 {
     struct event *copy;
-    uint8_t *body;
 
     if (self->count == self->capacity) {
         self->capacity = self->capacity ? 2 * self->capacity : 64;
@@ -95,10 +122,57 @@ keep(struct log_actor *self, const struct event *event)
     copy->type = muster_arena_str(self->arena, event->type, strlen(event->type));
     copy->team = muster_arena_str(self->arena, event->team, strlen(event->team));
     copy->trace = event->trace ? muster_arena_str(self->arena, event->trace, strlen(event->trace)) : NULL;
-    body = muster_arena_alloc(self->arena, event->body.size);
-    memcpy(body, event->body.data, event->body.size);
-    copy->body.data = body;
+    copy->body = copy_bytes(self, &event->body);
     self->bytes += event->body.size;
+}
+
+/* Every record begins with its id; of one that is removed it is all that comes. */
+static muster_err
+id_of(struct log_actor *self, const struct store_put *put, struct muster_id *out_id)
+{
+    struct record_id {
+        struct muster_id id;
+    } record;
+    static const struct muster_field fields[] = {
+        {.kind = MUSTER_KIND_ID, .name = "id", .need = MUSTER_REQUIRED},
+        {.kind = MUSTER_KIND_END},
+    };
+    static const struct muster_type type = {.wire = "", .doc = "", .fields = fields, .size = sizeof record};
+    muster_err err = MUSTER_OK;
+
+    if (!put->remove)
+        err = muster_unpack(&type, put->value.data, put->value.size, muster_ctx_arena(self->ctx), &record, NULL);
+    else if (put->value.size == sizeof record.id.bytes)
+        memcpy(record.id.bytes, put->value.data, sizeof record.id.bytes);
+    else
+        err = MUSTER_INVALID_REQUEST;
+    if (!err)
+        *out_id = record.id;
+    return err;
+}
+
+/* Keep it until the next flush, in the place of an earlier one of that id. */
+static void
+keep_record(struct log_actor *self, const struct store_put *put, const struct muster_id *id)
+{
+    size_t at;
+
+    for (at = 0; at < self->record_count; at++)
+        if (muster_id_equal(&self->records[at].id, id) && strcmp(self->records[at].put.record, put->record) == 0)
+            break;
+    if (at == self->record_capacity) {
+        self->record_capacity = self->record_capacity ? 2 * self->record_capacity : 16;
+        self->records = muster_realloc(self->records, self->record_capacity * sizeof *self->records);
+    }
+    if (at == self->record_count)
+        self->record_count++;
+    self->records[at].id = *id;
+    self->records[at].put = (struct store_put){
+        .record = muster_arena_str(self->arena, put->record, strlen(put->record)),
+        .value = copy_bytes(self, &put->value),
+        .remove = put->remove,
+    };
+    self->bytes += put->value.size;
 }
 
 /* ---- which numbers are still to come ---- */
@@ -162,8 +236,14 @@ MUSTER_ON(log_actor, log_append);
 static muster_err
 on_log_append(struct log_actor *self, const struct log_append *in)
 {
+    bool waiting = self->count > 0 || self->record_count > 0;
+    struct muster_id id;
     size_t i;
 
+    if (in->put && id_of(self, in->put, &id)) {
+        muster_explain(self->ctx, 0, "put: is not a record");
+        return MUSTER_INVALID_REQUEST;
+    }
     for (i = 0; i < in->entries.count; i++) {
         const struct log_entry *entry = &in->entries.items[i];
         struct event event = {
@@ -180,9 +260,11 @@ on_log_append(struct log_actor *self, const struct log_append *in)
         publish(self, &event);
         keep(self, &event);
     }
+    if (in->put)
+        keep_record(self, in->put, &id);
     if (self->bytes >= FLUSH_BYTES)
         flush(self, NULL);
-    else if (self->count == in->entries.count)
+    else if (!waiting)
         muster_timer_in(self->ctx, FLUSH_MS, TIMER_FLUSH);
     return MUSTER_OK;
 }

@@ -148,7 +148,9 @@ void muster_actor_stop(struct muster_actor **actor_p);
 #define MUSTER_AUTH "auth"
 #define MUSTER_METRICS "metrics"
 #define MUSTER_WEBHOOK "webhook"
+#define MUSTER_NODES "nodes"
 #define MUSTER_AGENT_PREFIX "agent/" /* and the team's name */
+/* In a worker the agents find under MUSTER_LOG its parcels, and under MUSTER_QUEUE its link to the hub. */
 
 extern const struct muster_actor_class muster_queue_class;   /* config: none */
 extern const struct muster_actor_class muster_log_class;     /* config: none */
@@ -157,6 +159,10 @@ extern const struct muster_actor_class muster_limit_class;   /* config: none */
 extern const struct muster_actor_class muster_auth_class;    /* config: none */
 extern const struct muster_actor_class muster_metrics_class; /* config: none */
 extern const struct muster_actor_class muster_webhook_class; /* config: none */
+extern const struct muster_actor_class muster_nodes_class;   /* config: none */
+extern const struct muster_actor_class muster_parcels_class; /* config: none */
 extern const struct muster_actor_class muster_agent_class;   /* config: struct team_options */
+
+#define MUSTER_WORKER_PROTOCOL 1 /* of the messages worker.*; raised when an old worker would misunderstand the new */
 
 #endif

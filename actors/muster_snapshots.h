@@ -58,4 +58,41 @@ struct muster_agent_view {
     int64_t problem_ms;
 };
 
+/* ---- workers: published by nodes under MUSTER_NODES_BOARD when one changes, and after each of their beats ---- */
+#define MUSTER_NODES_BOARD "nodes"
+struct muster_node_team {
+    char name[65];
+    int64_t capacity, running;
+    bool fits; /* it has the labels that the team asks for */
+};
+struct muster_node_view {
+    char name[65], host[256], version[33];
+    enum node_state state;
+    bool draining;          /* an operator wants it so; it stays so when the worker comes back */
+    int64_t attached_ms;    /* unix ms; 0: not since the hub started */
+    int64_t heard_ms;       /* unix ms of its last sign of life; 0: none since the hub started */
+    int64_t lease_until_ms; /* unix ms; 0: it has none */
+    int64_t running;        /* attempts it has */
+    int64_t parcels, parcels_bytes, oldest_ms, round_trip_ms, cpus; /* as it said last */
+    double load;
+    size_t team_count, label_count;
+    const struct muster_node_team *teams; /* as long as the view */
+    const struct muster_pair *labels;     /* likewise */
+};
+struct muster_nodes_view {
+    struct muster_arena *arena; /* what the nodes point to */
+    size_t count;
+    const struct muster_node_view *nodes; /* by name */
+    uint64_t attached, refused, lost;     /* since the hub started */
+    uint64_t parcels, stale;              /* received; events and reports of attempts that were not current */
+};
+
+/* ---- in a worker: published by parcels under MUSTER_PARCELS_BOARD after each batch ---- */
+#define MUSTER_PARCELS_BOARD "parcels"
+struct muster_parcels_view {
+    int64_t count, bytes; /* not acknowledged */
+    int64_t oldest_ms;    /* unix ms when the oldest of them was made; 0: there is none */
+    int64_t left_out;     /* events, since the start, for want of room */
+};
+
 #endif

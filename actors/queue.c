@@ -3,24 +3,28 @@
  *
  * A job's way: PHASE_SUBMIT (being written) -> PHASE_WAIT -> PHASE_RUN -> PHASE_FINISH (its end being written) -> gone
  * from memory; a delayed one goes PHASE_SUBMIT -> PHASE_DELAY -> PHASE_WAIT, and a failed attempt that may be repeated
- * PHASE_RUN -> PHASE_DELAY -> PHASE_WAIT.  A deadline leads from each of them to PHASE_FINISH.  A report counts only
- * for the attempt that is running, so nothing is finished twice.
+ * PHASE_RUN -> PHASE_DELAY -> PHASE_WAIT.  One whose worker is lost goes PHASE_RUN -> PHASE_WAIT, and back when the
+ * worker comes back with it before another attempt has begun.  A deadline leads from each of them to PHASE_FINISH.  A
+ * report counts only for the current attempt, and only once, so nothing is finished twice.
  *
- * Persists a job before it is accepted, its attempt when it starts, and its end before anybody is told of it; and which
- * teams are paused.  On restart every job that is not final is read back and waits again, until its time if it has one;
- * one that was running goes first, and resumes its agent's session.  A commit that fails for want of room is refused to
- * whoever asked; an end is written again until it is on disk.  Mailbox full: submits are refused; reports are tried
- * again by the log.
+ * Persists a job before it is accepted, its attempt when it starts (before a worker gets it), and its end before
+ * anybody is told of it; and which teams are paused.  On restart every job that is not final is read back and waits
+ * again, until its time if it has one; one that was running goes first, and resumes its agent's session; one that a
+ * worker has goes on there.  A commit that fails for want of room is refused to whoever asked; an end is written again
+ * until it is on disk.  Mailbox full: submits are refused; reports are tried again by the log.
  *
  * The actor's thread runs all of queue*.c:
  *   queue_submit.c        new jobs, idempotency, repeats of failed jobs
  *   queue_start.c         dispatch
+ *   queue_node.c          workers that come, go, are lost and come back
+ *   queue_hold.c          jobs that wait for the worker with their session
  *   queue_end.c           what attempts come to, retries, deadlines, ends
  *   queue_pause.c         paused teams
  *   queue_recover.c       restart
  *   queue_due.c           delays and deadlines come due
  *   queue_conversation.c  jobs that are done one after the other
  *   queue_order.c         who goes next, places, estimates
+ *   queue_site.c          where jobs are done
  *   queue_table.c         all of this in memory
  *   queue_record.c        commits; queue_show.c views and journal; queue_names.c a hash table */
 #include "actors/queue.h"
@@ -29,8 +33,10 @@
 
 #include "actors/muster_journal.h"
 #include "actors/queue_due.h"
+#include "actors/queue_node.h"
 #include "actors/queue_pause.h"
 #include "actors/queue_show.h"
+#include "actors/queue_site.h"
 
 /* ---- birth and death ---- */
 
@@ -43,6 +49,7 @@ queue_init(void *state, struct muster_ctx *ctx, const void *config)
     (void)config;
     self->ctx = ctx;
     self->dirty = true;
+    outbox_init(&self->outbox);
     queue_table_init(&self->table, muster_ctx_options(ctx));
     err = queue_recover(self);
     return err ? err : queue_pause_recover(self);
@@ -54,6 +61,7 @@ queue_fini(void *state)
     struct queue_actor *self = state;
 
     muster_caller_free(&self->drain);
+    outbox_fini(&self->outbox);
     queue_pause_fini(&self->table);
     queue_table_fini(&self->table);
 }
@@ -147,24 +155,18 @@ on_queue_pause(struct queue_actor *self, const struct queue_pause *in)
 
 /* An agent that says it is ready has no jobs: those it had were lost with its former self. */
 static void
-take_back(struct queue_actor *self, struct queue_team *team)
+take_back(struct queue_actor *self, struct queue_site *site)
 {
-    size_t i;
+    struct queue_job *job, *next;
 
-    for (i = 0; i < self->table.bucket_count && team->running > 0; i++) {
-        struct queue_job *job = self->table.buckets[i], *next;
+    for (job = site->runs; job; job = next) {
+        struct queue_report lost = {.state = job_state_FAILED,
+                                    .code = "PROCESS_ERROR",
+                                    .message = "the team's agent was restarted",
+                                    .session = job->session};
 
-        for (; job; job = next) {
-            next = job->chain;
-            if (job->team == team && job->phase == PHASE_RUN) {
-                struct queue_report lost = {.state = job_state_FAILED,
-                                            .code = "PROCESS_ERROR",
-                                            .message = "the team's agent was restarted",
-                                            .session = job->session};
-
-                queue_conclude(self, job, &lost);
-            }
-        }
+        next = job->behind;
+        queue_conclude(self, job, &lost);
     }
 }
 
@@ -173,15 +175,33 @@ static muster_err
 on_queue_ready(struct queue_actor *self, const struct queue_ready *in)
 {
     struct queue_team *team = queue_team_find(&self->table, in->team);
+    struct queue_site *site;
 
     if (team == NULL)
         return MUSTER_TEAM_NOT_FOUND;
-    take_back(self, team);
-    free(team->address);
-    team->address = muster_strdup(in->address);
-    team->capacity = in->capacity;
+    site = queue_site_get(team, "");
+    take_back(self, site);
+    queue_site_reach(site, in->address);
+    queue_site_set(site, node_state_UP, in->capacity);
     queue_dispatch(self);
     return MUSTER_OK;
+}
+
+MUSTER_ON(queue_actor, queue_node);
+static muster_err
+on_queue_node(struct queue_actor *self, const struct queue_node *in)
+{
+    queue_node_take(self, in);
+    queue_dispatch(self);
+    return MUSTER_OK;
+}
+
+static void
+ignore_report(struct queue_actor *self, const struct queue_report *in)
+{
+    muster_journal_say(muster_ctx_journal(self->ctx), DEBUG, "report-stale", "A report of a past attempt was ignored.",
+                       MUSTER_SAY_NUMBER("attempt", in->attempt));
+    queue_report_ignored(self, in);
 }
 
 MUSTER_ON(queue_actor, queue_report);
@@ -190,12 +210,18 @@ on_queue_report(struct queue_actor *self, const struct queue_report *in)
 {
     struct queue_job *job = queue_job_find(&self->table, &in->job);
 
-    if (job == NULL || job->phase != PHASE_RUN || job->attempt != in->attempt) {
-        muster_journal_say(muster_ctx_journal(self->ctx), DEBUG, "report-stale",
-                           "A report of a past attempt was ignored.", MUSTER_SAY_NUMBER("attempt", in->attempt));
+    if (job == NULL || job->attempt != in->attempt) {
+        ignore_report(self, in);
         return MUSTER_OK;
     }
-    queue_conclude(self, job, in);
+    if (job->phase == PHASE_WAIT && job->lost) /* its worker is back, and was faster than another one */
+        queue_regain(self, job, queue_site_get(job->team, job->node));
+    if (job->phase == PHASE_RUN)
+        queue_conclude(self, job, in);
+    else if (job->phase == PHASE_FINISH && job->reported)
+        queue_report_repeated(job, in);
+    else
+        ignore_report(self, in);
     queue_dispatch(self);
     return MUSTER_OK;
 }
@@ -210,6 +236,8 @@ on_queue_written(struct queue_actor *self, const struct queue_written *in)
 
     if (job == NULL)
         queue_pause_written(self, in);
+    else if (job->handovers > 0) /* the store answers in order, and nothing of a job is written beside them */
+        queue_handed(self, job, in->failed);
     else if (job->phase == PHASE_FINISH && in->failed)
         queue_commit_later(self, job);
     else if (job->phase == PHASE_FINISH)
@@ -229,15 +257,16 @@ park_running(struct queue_actor *self)
 {
     size_t i;
 
+    self->parking = true;
     for (i = 0; i < self->table.bucket_count; i++) {
         struct queue_job *job;
 
         for (job = self->table.buckets[i]; job; job = job->chain) {
             struct agent_cancel cancel = {.job = job->id, .attempt = job->attempt, .park = true};
 
-            if (job->phase == PHASE_RUN && job->team->address)
-                (void)muster_tell(self->ctx, job->team->address, &agent_cancel_type,
-                                  &cancel); /* else killed, and recovered */
+            /* While it is handed to a worker: afterwards.  One that does not hear it is killed, and recovered. */
+            if (job->phase == PHASE_RUN && job->site->address && job->handovers == 0)
+                (void)muster_tell(self->ctx, job->site->address, &agent_cancel_type, &cancel);
         }
     }
 }
@@ -268,6 +297,22 @@ on_job_timer(struct queue_actor *self, struct queue_job *job)
         queue_give_up(self, job);
 }
 
+void
+queue_tell_surely(struct queue_actor *self, const char *to, const struct muster_type *type, const void *body)
+{
+    outbox_tell(&self->outbox, self->ctx, to, type, body);
+    if (outbox_waiting(&self->outbox))
+        muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, QUEUE_TIMER_OUTBOX);
+}
+
+static void
+push_outbox(struct queue_actor *self)
+{
+    outbox_push(&self->outbox, self->ctx);
+    if (outbox_waiting(&self->outbox))
+        muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, QUEUE_TIMER_OUTBOX);
+}
+
 static void
 on_timer(void *state, uint64_t key)
 {
@@ -275,9 +320,27 @@ on_timer(void *state, uint64_t key)
 
     if (key == QUEUE_TIMER_DUE)
         queue_wake(self);
+    else if (key == QUEUE_TIMER_OUTBOX)
+        push_outbox(self);
+    else if (key == QUEUE_TIMER_STALLED)
+        self->table.stalled = false;
     else if (key != QUEUE_TIMER_DISPATCH)
         on_job_timer(self, (struct queue_job *)(uintptr_t)key); /* a job's timer ends before the job does */
     queue_dispatch(self);
+}
+
+/* Jobs that run where they cannot be put aside: their workers keep what they come to until the daemon is back. */
+static int64_t
+count_out_of_reach(const struct queue_actor *self)
+{
+    const struct queue_site *site;
+    int64_t count = 0;
+    size_t i;
+
+    for (i = 0; i < self->table.team_count; i++)
+        for (site = self->table.teams[i].sites; site; site = site->next)
+            count += site->state == node_state_AWAY ? site->running : 0;
+    return count;
 }
 
 static bool
@@ -286,7 +349,7 @@ all_quiet(const struct queue_actor *self)
     size_t i;
     const struct queue_job *job;
 
-    if (self->table.running > 0)
+    if (self->table.running > (self->parking ? count_out_of_reach(self) : 0))
         return false;
     for (i = 0; i < self->table.bucket_count; i++)
         for (job = self->table.buckets[i]; job; job = job->chain)
@@ -310,9 +373,11 @@ on_idle(void *state)
 }
 
 static const struct muster_handler handlers[] = {
-    MUSTER_ROW(queue_submit), MUSTER_ROW(queue_cancel),  MUSTER_ROW(queue_place),
-    MUSTER_ROW(queue_pause),  MUSTER_ROW(queue_ready),   MUSTER_ROW(queue_report),
-    MUSTER_ROW(queue_drain),  MUSTER_ROW(queue_written), {NULL, NULL},
+    MUSTER_ROW(queue_submit),  MUSTER_ROW(queue_cancel),
+    MUSTER_ROW(queue_place),   MUSTER_ROW(queue_pause),
+    MUSTER_ROW(queue_ready),   MUSTER_ROW(queue_node),
+    MUSTER_ROW(queue_report),  MUSTER_ROW(queue_drain),
+    MUSTER_ROW(queue_written), {NULL, NULL},
 };
 
 const struct muster_actor_class muster_queue_class = {

@@ -3,23 +3,31 @@
 #ifndef ACTORS_QUEUE_H
 #define ACTORS_QUEUE_H
 
+#include "actors/outbox.h"
 #include "actors/queue_table.h"
 
 /* All other timers are keyed by a job's address: the pause before its retry or before its end is written again, or the
  * limit of its attempt. */
-enum { QUEUE_TIMER_DISPATCH = 1, QUEUE_TIMER_DUE };
+enum { QUEUE_TIMER_DISPATCH = 1, QUEUE_TIMER_DUE, QUEUE_TIMER_STALLED, QUEUE_TIMER_OUTBOX };
 
 #define QUEUE_TRY_AGAIN_MS 200 /* before an agent whose mailbox was full is told again */
 
 struct queue_actor {
     struct muster_ctx *ctx;      /* borrowed; outlives us */
     struct queue_table table;    /* all jobs that are not final */
+    struct outbox outbox;        /* towards nodes */
     bool draining;               /* starts no more jobs */
+    bool parking;                /* likewise, and has those that run put aside */
     int64_t parked;              /* jobs put aside by the drain */
     int64_t armed_ms;            /* when QUEUE_TIMER_DUE is wanted; 0: not set */
     struct muster_caller *drain; /* waits for running jobs to be gone */
     bool dirty;                  /* views are to be published */
 };
+
+/* ---- queue.c ---- */
+
+/* Tell, later if the mailbox is full now. */
+void queue_tell_surely(struct queue_actor *self, const char *to, const struct muster_type *type, const void *body);
 
 /* ---- queue_submit.c ---- */
 
@@ -38,6 +46,10 @@ void queue_add_waiter(struct queue_actor *self, struct queue_job *job, bool canc
 void queue_dispatch(struct queue_actor *self);
 /* From now on it waits for its turn; it was delayed. */
 void queue_wait(struct queue_actor *self, struct queue_job *job);
+/* That an attempt goes to a worker is on disk, and the worker gets it; or it is not, and the job waits again. */
+void queue_handed(struct queue_actor *self, struct queue_job *job, bool failed);
+/* Set the timer after which the attempt that runs is given up. */
+void queue_arm(struct queue_actor *self, struct queue_job *job);
 
 /* ---- queue_end.c ---- */
 
@@ -49,9 +61,14 @@ void queue_commit_end(struct queue_actor *self, struct queue_job *job);
 void queue_commit_later(struct queue_actor *self, struct queue_job *job);
 /* Its end is on disk: tell everybody, and forget it. */
 void queue_ended(struct queue_actor *self, struct queue_job *job);
+/* A worker's report came to nothing: it need not be kept. */
+void queue_report_ignored(struct queue_actor *self, const struct queue_report *report);
+/* A worker's report of the attempt whose end is being written came again: it is answered once that is on disk. */
+void queue_report_repeated(struct queue_job *job, const struct queue_report *report);
 /* What an attempt came to. */
 void queue_conclude(struct queue_actor *self, struct queue_job *job, const struct queue_report *report);
-/* Have the agent drop the attempt that runs.  MUSTER_NOT_FOUND: the agent is being restarted; MUSTER_OVERLOADED. */
+/* Have the agent drop the attempt that runs; one that is being handed to a worker, as soon as it is.  MUSTER_NOT_FOUND:
+ * the agent is being restarted; MUSTER_OVERLOADED. */
 muster_err queue_drop_attempt(struct queue_actor *self, struct queue_job *job);
 /* An attempt is over its limit and nobody reported its end. */
 void queue_give_up(struct queue_actor *self, struct queue_job *job);
@@ -59,6 +76,8 @@ void queue_give_up(struct queue_actor *self, struct queue_job *job);
 bool queue_is_over(const struct queue_actor *self, const struct queue_job *job);
 /* Its deadline has passed. */
 void queue_expire(struct queue_actor *self, struct queue_job *job);
+/* The end of a job whose deadline has passed, with what its last attempt left. */
+void queue_finish_expired(struct queue_actor *self, struct queue_job *job, const struct queue_report *attempt);
 /* How long after its limit an attempt of that team counts as lost. */
 int64_t queue_overdue_ms(const struct queue_team *team);
 /* From 1 to a year, also when the clock was set in between. */

@@ -39,7 +39,19 @@ forget(struct queue_table *table, struct queue_conversation *conversation)
     queue_names_remove(&table->conversations, &conversation->name);
     free(conversation->name.text);
     free(conversation->session);
+    free(conversation->node);
     free(conversation);
+}
+
+/* Both may be NULL. */
+static void
+keep_session(struct queue_conversation *conversation, const char *session, const char *node)
+{
+    free(conversation->session);
+    free(conversation->node);
+    conversation->session = session ? muster_strdup(session) : NULL;
+    conversation->node = node && *node ? muster_strdup(node) : NULL;
+    conversation->known = true;
 }
 
 /* What an ended job leaves to the next. */
@@ -48,9 +60,7 @@ bequeath(struct queue_conversation *conversation, const struct queue_job *job)
 {
     if (job->phase != PHASE_FINISH || job->final == NULL || job->final->session == NULL || !*job->final->session)
         return;
-    free(conversation->session);
-    conversation->session = muster_strdup(job->final->session);
-    conversation->known = true;
+    keep_session(conversation, job->final->session, job->node);
 }
 
 void
@@ -66,7 +76,7 @@ queue_conversation_leave(struct queue_table *table, struct queue_job *job)
     bequeath(conversation, job);
     if (--conversation->count == 0)
         forget(table, conversation);
-    else if (conversation->first->phase == PHASE_WAIT)
+    else if (conversation->first->phase == PHASE_WAIT && conversation->first->tie == NULL)
         queue_line_ready(conversation->first, true);
 }
 
@@ -76,7 +86,7 @@ struct search {
     const struct queue_table *table;
     const struct queue_job *job;
     size_t left; /* records that may still be read */
-    char *found;
+    char *found, *node;
 };
 
 static bool
@@ -89,30 +99,52 @@ look_at(void *arg, const void *record, struct muster_arena *arena)
     if (queue_job_find(search->table, &other->id) == NULL && other->session && *other->session &&
         strcmp(other->team, search->job->team->name) == 0) {
         search->found = muster_strdup(other->session);
+        search->node = other->node ? muster_strdup(other->node) : NULL;
         return false;
     }
     return --search->left > 0;
 }
 
-muster_err
-queue_conversation_session(struct muster_ctx *ctx, struct queue_table *table, const struct queue_job *job,
-                           const char **out_session)
+static muster_err
+find_session(struct muster_ctx *ctx, struct queue_table *table, const struct queue_job *job)
 {
     struct queue_conversation *conversation = job->conversation;
-    struct search search = {.table = table, .job = job};
-    muster_err err;
+    struct search search = {
+        .table = table,
+        .job = job,
+        .left = conversation->count + MOST_READ, /* the newest are those that have not ended */
+    };
+    muster_err err = muster_store_walk(muster_ctx_store(ctx), &job_type, "job_by_conversation", conversation->name.text,
+                                       MUSTER_NEWEST_FIRST, look_at, &search);
 
-    if (job->session == NULL && conversation && !conversation->known) {
-        search.left = conversation->count + MOST_READ; /* the newest are those that have not ended */
-        err = muster_store_walk(muster_ctx_store(ctx), &job_type, "job_by_conversation", conversation->name.text,
-                                MUSTER_NEWEST_FIRST, look_at, &search);
-        if (err) {
-            free(search.found);
-            return err;
-        }
-        conversation->session = search.found;
-        conversation->known = true;
-    }
+    if (!err)
+        keep_session(conversation, search.found, search.node);
+    free(search.found);
+    free(search.node);
+    return err;
+}
+
+muster_err
+queue_conversation_session(struct muster_ctx *ctx, struct queue_table *table, const struct queue_job *job,
+                           const char **out_session, const char **out_node)
+{
+    struct queue_conversation *conversation = job->conversation;
+    muster_err err = MUSTER_OK;
+
+    if (job->session == NULL && conversation && !conversation->known)
+        err = find_session(ctx, table, job);
+    if (err)
+        return err;
     *out_session = job->session ? job->session : conversation ? conversation->session : NULL;
+    *out_node = job->session ? job->node : conversation ? conversation->node : NULL;
     return MUSTER_OK;
+}
+
+void
+queue_conversation_anew(struct queue_job *job)
+{
+    free(job->session);
+    job->session = NULL;
+    if (job->conversation)
+        keep_session(job->conversation, NULL, NULL);
 }

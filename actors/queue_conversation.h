@@ -17,7 +17,8 @@ struct queue_conversation {
     struct queue_job *first, *last;
     size_t count;
     char *session; /* the agent's, of the newest job that has ended and had one; NULL none */
-    bool known;    /* the store need not be asked for it */
+    char *node;    /* worker that has it; NULL: the team's own agent */
+    bool known;    /* the store need not be asked for them */
 };
 
 /* Last of all that were submitted so far.  Nothing fails. */
@@ -26,10 +27,12 @@ void queue_conversation_join(struct queue_table *table, struct queue_job *job, c
 void queue_conversation_leave(struct queue_table *table, struct queue_job *job);
 /* Is it not held back by an earlier one? */
 bool queue_conversation_allows(const struct queue_job *job);
-/* The session that the job is to go on in: its own, else that of the newest earlier job of its conversation that had
- * one, also in a former life of the daemon.  NULL: none.  Valid until the next call of one of these.
- * MUSTER_STORAGE_ERROR. */
+/* The session that the job is to go on in, and the worker that has it: its own, else that of the newest earlier job of
+ * its conversation that had one, also in a former life of the daemon.  NULL: none; the worker is NULL when the team's
+ * own agent had it.  Valid until the next call of one of these.  MUSTER_STORAGE_ERROR. */
 muster_err queue_conversation_session(struct muster_ctx *ctx, struct queue_table *table, const struct queue_job *job,
-                                      const char **out_session);
+                                      const char **out_session, const char **out_node);
+/* The job and those behind it begin a new session. */
+void queue_conversation_anew(struct queue_job *job);
 
 #endif

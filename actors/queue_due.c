@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "actors/queue_hold.h"
+
 #define LOOK_MS 60000 /* the longest that the timer is set to */
 
 /* ---- the heap; places count from 1 ---- */
@@ -134,10 +136,13 @@ queue_watch(struct queue_actor *self, struct queue_job *job)
 {
     bool waits = job->phase == PHASE_WAIT || job->phase == PHASE_DELAY;
     bool runs = job->phase == PHASE_RUN && !job->expired && !job->cancelled_by;
-    int64_t due_ms = waits || runs ? job->deadline_ms : 0;
+    int64_t due_ms = waits || runs ? job->deadline_ms : 0, hold_ms;
 
     if (is_delayed(job) && (due_ms == 0 || job->not_before_ms < due_ms))
         due_ms = job->not_before_ms;
+    hold_ms = queue_hold_until(self, job);
+    if (hold_ms > 0 && (due_ms == 0 || hold_ms < due_ms))
+        due_ms = hold_ms;
     queue_watch_at(self, job, due_ms);
 }
 
@@ -150,6 +155,8 @@ look_at(struct queue_actor *self, struct queue_job *job)
     }
     if (is_delayed(job) && job->not_before_ms <= muster_now_ms(self->ctx))
         queue_wait(self, job);
+    if (job->tie)
+        queue_hold_look(self, job);
     queue_watch(self, job);
 }
 

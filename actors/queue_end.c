@@ -2,19 +2,65 @@
 /* queue_end: what attempts come to, and the ends of jobs.  The queue actor's thread.
  *
  * An end that cannot be written is written again until it is on disk; nobody is told of it before. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "actors/muster_journal.h"
 #include "actors/queue.h"
 #include "actors/queue_due.h"
+#include "actors/queue_node.h"
 #include "actors/queue_record.h"
 #include "actors/queue_show.h"
+#include "actors/queue_site.h"
 
 #define COMMIT_PAUSE_MS 1000            /* before an end that could not be written is tried again */
 #define OVERDUE_MS 60000                /* an agent may be so late with its report before the attempt counts as lost */
 #define OVERDUE_STEPS 6                 /* and as many steps of its end, of stop_timeout each */
 #define LONGEST_MS INT64_C(31536000000) /* a duration that is longer comes of a clock that was set */
+
+/* Who sent the report once more. */
+struct queue_repeat {
+    char reply_to[129], node[65];
+    int64_t parcel;
+};
+
+/* ---- workers' reports ---- */
+
+void
+queue_report_ignored(struct queue_actor *self, const struct queue_report *report)
+{
+    struct queue_reported told = queue_reported_of(report);
+
+    if (queue_is_awaited(report))
+        queue_tell_surely(self, report->reply_to, &queue_reported_type, &told);
+}
+
+void
+queue_report_repeated(struct queue_job *job, const struct queue_report *report)
+{
+    if (!queue_is_awaited(report))
+        return;
+    if (job->repeat == NULL)
+        job->repeat = muster_alloc(sizeof *job->repeat);
+    snprintf(job->repeat->reply_to, sizeof job->repeat->reply_to, "%s", report->reply_to);
+    snprintf(job->repeat->node, sizeof job->repeat->node, "%s", report->node ? report->node : "");
+    job->repeat->parcel = report->parcel;
+}
+
+static void
+tell_repeat(struct queue_actor *self, const struct queue_job *job)
+{
+    const struct queue_repeat *repeat = job->repeat;
+    struct queue_report report = {.job = job->id, .attempt = job->attempt};
+
+    if (repeat == NULL)
+        return;
+    report.reply_to = repeat->reply_to;
+    report.node = repeat->node;
+    report.parcel = repeat->parcel;
+    queue_report_ignored(self, &report);
+}
 
 /* ---- the last commit ---- */
 
@@ -54,6 +100,7 @@ queue_ended(struct queue_actor *self, struct queue_job *job)
     muster_timer_end(self->ctx, queue_timer_of(job));
     queue_say_ended(self->ctx, job);
     tell_waiters(self, job);
+    tell_repeat(self, job);
     queue_job_free(&self->table, job);
 }
 
@@ -96,6 +143,7 @@ queue_finish(struct queue_actor *self, struct queue_job *job, const struct queue
     muster_timer_end(self->ctx, queue_timer_of(job));
     queue_watch_at(self, job, 0);
     job->state = report->state;
+    job->reported = queue_is_awaited(report);
     job->finished_ms = muster_now_ms(self->ctx);
     queue_job_enter(&self->table, job, PHASE_FINISH, false);
     queue_record_end(self->ctx, job, report);
@@ -148,19 +196,21 @@ retry_later(struct queue_actor *self, struct queue_job *job, const struct queue_
     queue_job_enter(&self->table, job, PHASE_DELAY, false);
     muster_timer_in(self->ctx, pause_ms, queue_timer_of(job));
     queue_watch(self, job);
-    queue_record_retry(self->ctx, job, report, pause_ms);
+    if (!queue_record_retry(self->ctx, job, report, pause_ms))
+        queue_report_ignored(self, report);
     queue_say_retrying(self->ctx, job, report, pause_ms);
 }
 
 static void
-park(struct queue_actor *self, struct queue_job *job)
+park(struct queue_actor *self, struct queue_job *job, const struct queue_report *report)
 {
     muster_timer_end(self->ctx, queue_timer_of(job));
     job->state = job_state_PARKED;
     job->spot.since_ms = job->created_ms;
     self->parked++;
     queue_job_enter(&self->table, job, PHASE_WAIT, true);
-    queue_record_park(self->ctx, job);
+    if (!queue_record_park(self->ctx, job, report))
+        queue_report_ignored(self, report);
 }
 
 /* ---- what attempts come to ---- */
@@ -183,7 +233,7 @@ conclude_failed(struct queue_actor *self, struct queue_job *job, const struct qu
     int64_t pause_ms;
 
     if (repeatable && self->draining) { /* whoever ends the daemon may have ended its agents, too */
-        park(self, job);
+        park(self, job, report);
         return;
     }
     job->failures++;
@@ -197,9 +247,8 @@ conclude_failed(struct queue_actor *self, struct queue_job *job, const struct qu
     queue_finish(self, job, report);
 }
 
-/* The end of a job whose deadline has passed; `attempt`: with what its last attempt left. */
-static void
-finish_expired(struct queue_actor *self, struct queue_job *job, const struct queue_report *attempt)
+void
+queue_finish_expired(struct queue_actor *self, struct queue_job *job, const struct queue_report *attempt)
 {
     struct queue_report expired = *attempt;
 
@@ -219,7 +268,7 @@ queue_conclude(struct queue_actor *self, struct queue_job *job, const struct que
     if (report->state == job_state_COMPLETED) {
         queue_finish(self, job, report);
     } else if (job->expired) {
-        finish_expired(self, job, report);
+        queue_finish_expired(self, job, report);
     } else if (job->given_up && report->state == job_state_CANCELLED && job->cancelled_by == NULL) {
         other.state = job_state_FAILED;
         other.code = muster_err_code(MUSTER_AGENT_HUNG);
@@ -229,7 +278,7 @@ queue_conclude(struct queue_actor *self, struct queue_job *job, const struct que
         other.state = job_state_CANCELLED;
         queue_finish(self, job, &other);
     } else if (report->state == job_state_PARKED) {
-        park(self, job);
+        park(self, job, report);
     } else {
         conclude_failed(self, job, report);
     }
@@ -248,9 +297,24 @@ queue_drop_attempt(struct queue_actor *self, struct queue_job *job)
 {
     struct agent_cancel cancel = {.job = job->id, .attempt = job->attempt};
 
-    if (job->team->address == NULL)
+    if (job->site->address == NULL)
         return MUSTER_NOT_FOUND;
-    return muster_tell(self->ctx, job->team->address, &agent_cancel_type, &cancel);
+    if (job->handovers > 0)
+        return MUSTER_OK;
+    return muster_tell(self->ctx, job->site->address, &agent_cancel_type, &cancel);
+}
+
+/* What the agent of a worker that is away does is not known: its lease, or its return, decides. */
+static bool
+is_out_of_reach(struct queue_actor *self, struct queue_job *job)
+{
+    if (job->site->state != node_state_AWAY)
+        return false;
+    if (job->site->told)
+        muster_timer_in(self->ctx, queue_overdue_ms(job->team), queue_timer_of(job));
+    else
+        queue_lose(self, job, "nobody knows the worker any more");
+    return true;
 }
 
 /* Have the agent drop the attempt, so that it can never run beside the next one; and if the agent does not even report
@@ -263,6 +327,8 @@ queue_give_up(struct queue_actor *self, struct queue_job *job)
                                 .message = "the agent did not report the end of the attempt",
                                 .session = job->session};
 
+    if (is_out_of_reach(self, job))
+        return;
     muster_journal_say(muster_ctx_journal(self->ctx), ERROR, "report-missing", "An attempt is given up.",
                        MUSTER_SAY_TEXT("team", job->team->name), MUSTER_SAY_NUMBER("attempt", job->attempt));
     if (!job->given_up && queue_drop_attempt(self, job) == MUSTER_OK) {
@@ -308,5 +374,5 @@ queue_expire(struct queue_actor *self, struct queue_job *job)
     if (job->phase == PHASE_RUN)
         expire_running(self, job);
     else
-        finish_expired(self, job, &nothing);
+        queue_finish_expired(self, job, &nothing);
 }

@@ -4,8 +4,9 @@
  * Each team has a line per priority.  A line is ordered by the time since when its jobs wait, and by their turn where
  * that is the same; it is kept as a tree, so that joining, leaving and counting who stands before a job take time in
  * the logarithm of its length.  All waiting jobs stand in it: those whose first commit is under way and those that wait
- * for their conversation too, which are not `ready`.  They keep their places, are counted in the positions of others,
- * and are passed over when the next job is looked for.
+ * for their conversation or for a worker too, which are not `ready`.  They keep their places, are counted in the
+ * positions of others, and are passed over when the next job is looked for.  Those that wait for a worker have a
+ * second spot in a line of its site, in the same order; there they are ready.
  *
  * Pure data.  The queue actor's thread only; nothing fails. */
 #ifndef ACTORS_QUEUE_ORDER_H
@@ -19,19 +20,24 @@ struct queue_job;
 struct queue_team;
 struct queue_table;
 
-/* Where a job stands in its line. */
+/* Where a job stands in a line. */
 struct queue_spot {
-    struct queue_job *left, *right; /* the parts of the tree before and behind it, below it */
-    size_t count, ready_count;      /* jobs in its part of the tree, itself included; those of them that are ready */
-    int64_t since_ms;               /* it waits since then */
-    int64_t turn;                   /* among those that wait since the same time */
-    bool taken;                     /* it stands in the line */
-    bool ready;                     /* it may be started */
+    struct queue_job *job;           /* who stands there, while it is taken */
+    struct queue_spot *left, *right; /* the parts of the tree before and behind it, below it */
+    size_t count, ready_count;       /* spots in its part of the tree, itself included; those of them that are ready */
+    int64_t since_ms;                /* it waits since then */
+    int64_t turn;                    /* among those that wait since the same time */
+    bool taken;                      /* it stands in the line */
+    bool ready;                      /* it may be started */
 };
 
 struct queue_line {
-    struct queue_job *root;
+    struct queue_spot *root;
 };
+
+/* Into the line where the spot's since_ms and turn say, and out of it. */
+void queue_spot_join(struct queue_line *line, struct queue_spot *spot, bool ready);
+void queue_spot_leave(struct queue_line *line, struct queue_spot *spot);
 
 /* Join its team's line, not ready: behind all others, or with `first` before them.  spot.since_ms is since when it
  * waits; where others had better claims by a clock that was set, it is made to agree with its place. */
@@ -39,9 +45,8 @@ void queue_line_up(struct queue_table *table, struct queue_job *job, bool first)
 void queue_line_leave(struct queue_job *job);
 void queue_line_ready(struct queue_job *job, bool ready);
 
-/* The team's next job: highest priority, a step higher for every `aging_ms` waited; the older of two.  NULL: none. */
-struct queue_job *queue_next_of(const struct queue_table *table, const struct queue_team *team, int64_t now_ms);
-/* The next job of any team that has room and is not paused.  NULL: none. */
+/* The next job of any team that has room and is not paused: highest priority, a step higher for every `aging_ms`
+ * waited; the older of two.  One that is tied to a site only if that one has room.  NULL: none. */
 struct queue_job *queue_next(const struct queue_table *table, int64_t now_ms);
 
 /* How many waiting jobs of its team go before it as things are, and itself.  For a job that does not stand in its line:

@@ -27,6 +27,8 @@ queue_record_apply(const struct queue_job *job, struct job *record)
     record->attempt = job->attempt;
     record->failures = job->failures;
     record->session = job->session;
+    record->node = job->node;
+    record->losses = job->losses;
     record->usage = &job->usage;
 }
 
@@ -68,16 +70,15 @@ entry(struct muster_ctx *ctx, const struct queue_job *job, const struct muster_t
     };
 }
 
-/* A whole message to the queue: what has this id was written, or was not. */
+/* A whole message that nobody answers. */
 static struct muster_bytes
-written(const struct muster_id *id, bool failed, struct muster_arena *arena)
+message_of(const struct muster_type *type, const void *body, const char *trace, struct muster_arena *arena)
 {
-    struct muster_envelope envelope = {.reply_to = "", .trace = "", .principal.name = ""};
-    struct queue_written body = {.job = *id, .failed = failed};
+    struct muster_envelope envelope = {.reply_to = "", .trace = trace ? trace : "", .principal.name = ""};
     struct muster_buf buf = {0};
     struct muster_bytes message;
 
-    muster_envelope_pack(&envelope, &queue_written_type, &body, &buf);
+    muster_envelope_pack(&envelope, type, body, &buf);
     message = (struct muster_bytes){(const uint8_t *)muster_arena_str(arena, buf.data, buf.size), buf.size};
     muster_buf_free(&buf);
     return message;
@@ -86,10 +87,36 @@ written(const struct muster_id *id, bool failed, struct muster_arena *arena)
 struct store_answer
 queue_answer_written(struct muster_ctx *ctx, const struct muster_id *id, struct muster_arena *arena)
 {
+    struct queue_written body = {.job = *id};
+    struct store_answer answer = {.to = muster_ctx_address(ctx)};
+
+    answer.ok = message_of(&queue_written_type, &body, NULL, arena);
+    body.failed = true;
+    answer.no = message_of(&queue_written_type, &body, NULL, arena);
+    return answer;
+}
+
+bool
+queue_is_awaited(const struct queue_report *report)
+{
+    return report->reply_to && *report->reply_to;
+}
+
+struct queue_reported
+queue_reported_of(const struct queue_report *report)
+{
+    return (struct queue_reported){
+        .node = report->node, .parcel = report->parcel, .job = report->job, .attempt = report->attempt};
+}
+
+static struct store_answer
+reported(const struct queue_report *report, struct muster_arena *arena)
+{
+    struct queue_reported body = queue_reported_of(report);
+
     return (struct store_answer){
-        .to = muster_ctx_address(ctx),
-        .ok = written(id, false, arena),
-        .no = written(id, true, arena),
+        .to = muster_arena_str(arena, report->reply_to, strlen(report->reply_to)),
+        .ok = message_of(&queue_reported_type, &body, NULL, arena),
     };
 }
 
@@ -281,7 +308,7 @@ void
 queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report)
 {
     struct delivery delivery = {.id = job->id, .state = delivery_state_PENDING};
-    struct store_answer *answer;
+    struct store_answer *answers;
     struct log_entry *event;
     struct store_put *puts;
     bool readable;
@@ -294,19 +321,21 @@ queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct que
         make_writable(ctx, job, job->final);
     puts = muster_arena_alloc(job->arena, 2 * sizeof *puts);
     event = muster_arena_alloc(job->arena, sizeof *event);
-    answer = muster_arena_alloc(job->arena, sizeof *answer);
+    answers = muster_arena_alloc(job->arena, 2 * sizeof *answers);
     if (readable)
         puts[count++] = put(&job_type, job->final, job->arena);
     if (job->final->callback)
         puts[count++] = put(&delivery_type, &delivery, job->arena);
     *event = final_entry(ctx, job, job->final);
-    *answer = queue_answer_written(ctx, &job->id, job->arena);
+    answers[0] = queue_answer_written(ctx, &job->id, job->arena);
+    if (queue_is_awaited(report))
+        answers[1] = reported(report, job->arena);
     job->commit.puts.items = puts;
     job->commit.puts.count = count;
     job->commit.entries.items = event;
     job->commit.entries.count = 1;
-    job->commit.answers.items = answer;
-    job->commit.answers.count = 1;
+    job->commit.answers.items = answers;
+    job->commit.answers.count = queue_is_awaited(report) ? 2 : 1;
 }
 
 /* ---- between ---- */
@@ -322,20 +351,44 @@ say(struct muster_ctx *ctx, const struct queue_job *job, const struct muster_typ
     (void)muster_tell(ctx, MUSTER_LOG, &log_append_type, &append);
 }
 
-/* Write the record as it is now.  It may be lost likewise. */
-static void
-write_step(struct muster_ctx *ctx, const struct queue_job *job)
+/* Write the record as it is now.  It may be lost likewise; whoever waits for the report is told in any case, because a
+ * restart finds the attempt running, and its worker without it. */
+static bool
+write_step(struct muster_ctx *ctx, const struct queue_job *job, const struct queue_report *report)
 {
     struct muster_arena *arena = muster_ctx_arena(ctx);
     struct job *record = muster_arena_alloc(arena, sizeof *record);
+    struct store_answer answer;
+    struct store_put one;
+    struct store_commit commit = {.puts = {&one, 1}, .answers = {&answer, 0}};
 
     if (queue_record_read(ctx, job, arena, record))
-        return;
+        return false;
     queue_record_apply(job, record);
-    queue_record_note(ctx, record);
+    one = put(&job_type, record, arena);
+    if (report && queue_is_awaited(report)) {
+        answer = reported(report, arena);
+        answer.no = answer.ok;
+        commit.answers.count = 1;
+    }
+    return muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit) == MUSTER_OK;
 }
 
-void
+muster_err
+queue_record_handover(struct muster_ctx *ctx, const struct job *record, const struct agent_run *run)
+{
+    struct muster_arena *arena = muster_ctx_arena(ctx);
+    struct store_put one = put(&job_type, record, arena);
+    struct store_answer answers[2] = {
+        {.to = MUSTER_NODES, .ok = message_of(&agent_run_type, run, run->trace, arena)}, /* before the queue is told */
+        queue_answer_written(ctx, &record->id, arena),
+    };
+    struct store_commit commit = {.puts = {&one, 1}, .answers = {answers, 2}};
+
+    return muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit);
+}
+
+bool
 queue_record_retry(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report, int64_t pause_ms)
 {
     struct job_retrying body = {
@@ -345,16 +398,16 @@ queue_record_retry(struct muster_ctx *ctx, struct queue_job *job, const struct q
     };
 
     say(ctx, job, &job_retrying_type, &body);
-    write_step(ctx, job);
+    return write_step(ctx, job, report);
 }
 
-void
-queue_record_park(struct muster_ctx *ctx, struct queue_job *job)
+bool
+queue_record_park(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report)
 {
     struct job_parked body = {.reason = "shutdown"};
 
     say(ctx, job, &job_parked_type, &body);
-    write_step(ctx, job);
+    return write_step(ctx, job, report);
 }
 
 void
@@ -366,4 +419,36 @@ queue_record_resume(struct muster_ctx *ctx, struct queue_job *job)
     };
 
     say(ctx, job, &job_retrying_type, &body);
+}
+
+void
+queue_record_lost(struct muster_ctx *ctx, struct queue_job *job, const char *reason)
+{
+    struct job_lost body = {.node = job->node, .reason = reason};
+
+    say(ctx, job, &job_lost_type, &body);
+    (void)write_step(ctx, job, NULL);
+}
+
+void
+queue_record_found(struct muster_ctx *ctx, struct queue_job *job)
+{
+    struct job_found body = {.node = job->node};
+
+    say(ctx, job, &job_found_type, &body);
+    (void)write_step(ctx, job, NULL);
+}
+
+void
+queue_record_anew(struct muster_ctx *ctx, struct queue_job *job, const char *node)
+{
+    struct job_notice body = {
+        .kind = "session_lost",
+        .text = muster_arena_printf(muster_ctx_arena(ctx),
+                                    "The worker %s, which has the agent's session of this conversation, cannot be "
+                                    "reached.  The agent answers in a new one, without what was said before.",
+                                    node),
+    };
+
+    say(ctx, job, &job_notice_type, &body);
 }

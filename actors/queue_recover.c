@@ -10,6 +10,7 @@
 #include "actors/queue.h"
 #include "actors/queue_due.h"
 #include "actors/queue_record.h"
+#include "actors/queue_site.h"
 
 #define MEAN_OF 16   /* newest completed jobs of a team */
 #define MOST_READ 64 /* ended jobs of a team looked at for those */
@@ -59,6 +60,8 @@ collect(void *arg, const void *record, struct muster_arena *arena)
         .max_retry_delay_ms = found->max_retry_delay_ms,
         .conversation = keep(recovery, found->conversation),
         .session = keep(recovery, found->session),
+        .node = keep(recovery, found->node),
+        .losses = found->losses,
         .trace = keep(recovery, found->trace),
     };
     if (found->usage) {
@@ -97,6 +100,34 @@ was_begun(const struct job *record)
     return record->state != job_state_QUEUED && record->state != job_state_RETRYING;
 }
 
+static bool
+has_node(const struct job *record)
+{
+    return record->node && *record->node;
+}
+
+/* It waits because it was lost with its worker. */
+static bool
+was_lost(const struct job *record)
+{
+    return record->state == job_state_QUEUED && record->attempt > 0 && has_node(record);
+}
+
+/* Somebody had it, so it goes before those that nobody had. */
+static bool
+goes_first(const struct job *record)
+{
+    return was_begun(record) || was_lost(record);
+}
+
+/* Its worker may still have it; nodes will say. */
+static bool
+may_run(const struct queue_team *team, const struct job *record)
+{
+    return team->remote && has_node(record) &&
+           (record->state == job_state_RUNNING || record->state == job_state_WAITING);
+}
+
 /* Since when it waits, as far as is known. */
 static int64_t
 since_ms(const struct job *record)
@@ -104,12 +135,12 @@ since_ms(const struct job *record)
     return record->not_before_ms > record->created_ms ? record->not_before_ms : record->created_ms;
 }
 
-/* Those that had begun go on before those that had not, which go by the time since when they wait. */
+/* Those that somebody had go on before those that nobody had, which go by the time since when they wait. */
 static int
 by_claim(const void *a, const void *b)
 {
     const struct job *left = a, *right = b;
-    int order = compare(was_begun(right), was_begun(left));
+    int order = compare(goes_first(right), goes_first(left));
 
     if (order == 0)
         order = compare(since_ms(left), since_ms(right));
@@ -118,7 +149,18 @@ by_claim(const void *a, const void *b)
 
 /* ---- going on ---- */
 
-/* It waits; or not yet, because its time has not come. */
+/* It goes on where it was. */
+static void
+restore_running(struct queue_actor *self, struct queue_job *job)
+{
+    struct queue_site *site = queue_site_get(job->team, job->node);
+
+    queue_site_set(site, node_state_AWAY, site->capacity);
+    queue_job_run(&self->table, job, site);
+    queue_arm(self, job);
+}
+
+/* It waits; or not yet, because its time has not come; or it runs. */
 static void
 restore(struct queue_actor *self, const struct job *record)
 {
@@ -126,11 +168,14 @@ restore(struct queue_actor *self, const struct job *record)
     int64_t left_ms = record->not_before_ms - muster_now_ms(self->ctx);
 
     job->spot.since_ms = since_ms(record);
-    if (was_begun(record) || left_ms <= 0) {
+    if (may_run(job->team, record)) {
+        restore_running(self, job);
+    } else if (goes_first(record) || left_ms <= 0) {
         if (was_begun(record))
             queue_record_resume(self->ctx, job);
         job->state = job_state_QUEUED;
-        queue_job_enter(&self->table, job, PHASE_WAIT, was_begun(record));
+        job->lost = job->team->remote && was_lost(record);
+        queue_job_enter(&self->table, job, PHASE_WAIT, goes_first(record));
     } else {
         queue_job_enter(&self->table, job, PHASE_DELAY, false);
         if (record->state == job_state_RETRYING)
@@ -150,7 +195,7 @@ restore_all(struct queue_actor *self, struct recovery *recovery)
     for (i = 0; i < recovery->count; i++)
         queue_job_add(&self->table, queue_team_find(&self->table, recovery->jobs[i].team), &recovery->jobs[i]);
     qsort(recovery->jobs, recovery->count, sizeof *recovery->jobs, by_claim);
-    while (begun < recovery->count && was_begun(&recovery->jobs[begun]))
+    while (begun < recovery->count && goes_first(&recovery->jobs[begun]))
         begun++;
     for (i = begun; i < recovery->count; i++)
         restore(self, &recovery->jobs[i]);

@@ -93,6 +93,40 @@ queue_say_retrying(struct muster_ctx *ctx, const struct queue_job *job, const st
 }
 
 void
+queue_say_lost(struct muster_ctx *ctx, const struct queue_job *job, const char *reason)
+{
+    const char *id = message_id(ctx, job);
+
+    muster_journal_say(muster_ctx_journal(ctx), WARNING, "job-lost", "The worker that had the job was lost.",
+                       MUSTER_SAY_TEXT("team", job->team->name), MUSTER_SAY_TEXT("message_id", id),
+                       MUSTER_SAY_TEXT("node", job->node), MUSTER_SAY_TEXT("reason", reason),
+                       MUSTER_SAY_NUMBER("attempt", job->attempt), MUSTER_SAY_NUMBER("losses", job->losses),
+                       MUSTER_SAY_TEXT("request_id", job->trace));
+}
+
+void
+queue_say_found(struct muster_ctx *ctx, const struct queue_job *job)
+{
+    const char *id = message_id(ctx, job);
+
+    muster_journal_say(muster_ctx_journal(ctx), INFO, "job-found", "The worker is back with the job, which goes on.",
+                       MUSTER_SAY_TEXT("team", job->team->name), MUSTER_SAY_TEXT("message_id", id),
+                       MUSTER_SAY_TEXT("node", job->node), MUSTER_SAY_NUMBER("attempt", job->attempt),
+                       MUSTER_SAY_TEXT("request_id", job->trace));
+}
+
+void
+queue_say_anew(struct muster_ctx *ctx, const struct queue_job *job, const char *node)
+{
+    const char *id = message_id(ctx, job);
+
+    muster_journal_say(muster_ctx_journal(ctx), WARNING, "session-lost",
+                       "The worker with a job's session stays away; the job goes on elsewhere, in a new session.",
+                       MUSTER_SAY_TEXT("team", job->team->name), MUSTER_SAY_TEXT("message_id", id),
+                       MUSTER_SAY_TEXT("node", node), MUSTER_SAY_TEXT("request_id", job->trace));
+}
+
+void
 queue_say_ended(struct muster_ctx *ctx, const struct queue_job *job)
 {
     enum log_level level = job->state == job_state_FAILED ? log_level_WARNING : log_level_INFO;

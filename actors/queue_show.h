@@ -13,6 +13,11 @@ void queue_show(struct muster_ctx *ctx, struct queue_table *table, bool draining
 /* An attempt failed, and another follows after `pause_ms`. */
 void queue_say_retrying(struct muster_ctx *ctx, const struct queue_job *job, const struct queue_report *report,
                         int64_t pause_ms);
+/* Its worker was lost, or is back with it. */
+void queue_say_lost(struct muster_ctx *ctx, const struct queue_job *job, const char *reason);
+void queue_say_found(struct muster_ctx *ctx, const struct queue_job *job);
+/* It waits no longer for that worker, which has its session. */
+void queue_say_anew(struct muster_ctx *ctx, const struct queue_job *job, const char *node);
 /* The job's end is on disk. */
 void queue_say_ended(struct muster_ctx *ctx, const struct queue_job *job);
 

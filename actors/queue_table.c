@@ -7,6 +7,7 @@
 
 #include "actors/cost.h"
 #include "actors/queue_conversation.h"
+#include "actors/queue_site.h"
 
 #define FIRST_BUCKETS 256
 
@@ -23,8 +24,12 @@ queue_table_init(struct queue_table *table, const struct options *options)
     queue_names_init(&table->keys);
     queue_names_init(&table->conversations);
     table->buckets = muster_alloc(FIRST_BUCKETS * sizeof(struct queue_job *));
-    for (i = 0; i < options->teams.count; i++)
-        queue_team_get(table, options->teams.items[i].name)->options = &options->teams.items[i];
+    for (i = 0; i < options->teams.count; i++) {
+        struct queue_team *team = queue_team_get(table, options->teams.items[i].name);
+
+        team->options = &options->teams.items[i];
+        team->remote = team->options->driver == driver_kind_REMOTE;
+    }
 }
 
 void
@@ -36,8 +41,8 @@ queue_table_fini(struct queue_table *table)
         while (table->buckets[i])
             queue_job_free(table, table->buckets[i]);
     for (i = 0; i < table->team_count; i++) {
+        queue_sites_free(&table->teams[i]);
         free(table->teams[i].name);
-        free(table->teams[i].address);
     }
     free(table->teams);
     free(table->buckets);
@@ -141,6 +146,8 @@ queue_job_add(struct queue_table *table, struct queue_team *team, const struct j
     job->retry_delay_ms = record->retry_delay_ms;
     job->max_retry_delay_ms = record->max_retry_delay_ms;
     job->session = muster_strdup(record->session);
+    job->node = record->node && *record->node ? muster_strdup(record->node) : NULL;
+    job->losses = record->losses;
     job->trace = muster_strdup(record->trace);
     if (record->usage)
         job->usage = *record->usage;
@@ -206,6 +213,8 @@ void
 queue_job_enter(struct queue_table *table, struct queue_job *job, enum queue_phase phase, bool first)
 {
     drop_key(table, job);
+    queue_untie(job);
+    queue_site_leave(job);
     count(table, job, -1);
     job->phase = phase;
     count(table, job, 1);
@@ -219,6 +228,13 @@ queue_job_enter(struct queue_table *table, struct queue_job *job, enum queue_pha
 }
 
 void
+queue_job_run(struct queue_table *table, struct queue_job *job, struct queue_site *site)
+{
+    queue_job_enter(table, job, PHASE_RUN, false);
+    queue_site_enter(site, job);
+}
+
+void
 queue_job_free(struct queue_table *table, struct queue_job *job)
 {
     struct queue_job **place = bucket(table, &job->id);
@@ -226,6 +242,8 @@ queue_job_free(struct queue_table *table, struct queue_job *job)
     while (*place != job)
         place = &(*place)->chain;
     *place = job->chain;
+    queue_untie(job);
+    queue_site_leave(job);
     if (job->spot.taken)
         queue_line_leave(job);
     queue_conversation_leave(table, job);
@@ -240,7 +258,9 @@ queue_job_free(struct queue_table *table, struct queue_job *job)
         free(waiter);
     }
     muster_arena_free(&job->arena);
+    free(job->repeat);
     free(job->session);
+    free(job->node);
     free(job->trace);
     free(job->cancelled_by);
     free(job);

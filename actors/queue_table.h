@@ -37,6 +37,9 @@ struct queue_key {
 
 struct queue_team;
 struct queue_conversation;
+struct queue_site;
+struct queue_tie;
+struct queue_repeat;
 
 struct queue_job {
     struct muster_id id;
@@ -55,6 +58,16 @@ struct queue_job {
     int64_t due_ms;                             /* time is to be looked at then; see queue_due.h */
     size_t due_place;                           /* in the heap of those, from 1; 0: not in it */
     char *session;                              /* the agent's, to be resumed; NULL none */
+    char *node;                                 /* worker that had its last attempt; NULL: the team's own agent */
+    int64_t losses;                             /* attempts that were lost with their worker */
+    struct queue_site *site;                    /* where it runs; NULL when it does not */
+    struct queue_job *before, *behind;          /* among those that run there */
+    struct queue_tie *tie;                      /* it may go to one site only; NULL: to any, or not known yet */
+    size_t handovers;                           /* commits under way that hand an attempt to a worker */
+    bool lost;                                  /* its attempt was, and nobody has begun another */
+    bool held;                                  /* its worker has it; only while that attaches itself */
+    bool reported;                              /* PHASE_FINISH: by a worker's report of its last attempt */
+    struct queue_repeat *repeat;                /* that report came again meanwhile; see queue_end.c */
     char *trace;                                /* request id of the submit */
     char *cancelled_by;                         /* somebody wants its end; NULL nobody */
     bool was_running;                           /* when its end was wanted */
@@ -70,8 +83,11 @@ struct queue_job {
 struct queue_team {
     char *name;
     const struct team_options *options; /* NULL: jobs are left from an earlier configuration */
-    char *address;                      /* of its agent; NULL until it is ready */
-    int64_t capacity;                   /* jobs its agent takes at a time */
+    bool remote;                        /* its jobs are done by workers */
+    struct queue_site *sites;           /* where its jobs are done, in the order in which they came; see queue_site.h */
+    size_t open;                        /* sites that have room */
+    int64_t capacity;                   /* jobs that all sites take at a time */
+    size_t tied;                        /* jobs that wait for a certain site */
     struct queue_line lines[QUEUE_PRIORITIES];
     int64_t waiting; /* jobs in PHASE_SUBMIT or PHASE_WAIT */
     int64_t delayed; /* jobs in PHASE_DELAY */
@@ -102,6 +118,8 @@ struct queue_table {
     int64_t queued;                /* jobs in PHASE_SUBMIT, PHASE_WAIT or PHASE_DELAY */
     int64_t running;               /* jobs in PHASE_RUN */
     int64_t first_turn, last_turn; /* given out next in front of and behind all others */
+    int64_t last_given;            /* jobs given to sites so far */
+    bool stalled;                  /* nothing is handed to workers for a while: it could not be written */
     int64_t aging_ms, max_running, first_estimate_ms;
 };
 
@@ -121,9 +139,11 @@ struct queue_job *queue_job_add(struct queue_table *table, struct queue_team *te
 void queue_job_free(struct queue_table *table, struct queue_job *job);
 /* Add what an attempt used; `usage` may be NULL. */
 void queue_job_use(struct queue_job *job, const struct usage *usage);
-/* Move it to another phase, keeping lines and counts.  PHASE_WAIT puts a job that is in no line behind its equals, with
- * `first` before them; spot.since_ms is since when it waits. */
+/* Move it to another phase, keeping lines, sites and counts.  PHASE_WAIT puts a job that is in no line behind its
+ * equals, with `first` before them; spot.since_ms is since when it waits.  It is not tied to a site afterwards. */
 void queue_job_enter(struct queue_table *table, struct queue_job *job, enum queue_phase phase, bool first);
+/* It runs at that site, in PHASE_RUN. */
+void queue_job_run(struct queue_table *table, struct queue_job *job, struct queue_site *site);
 
 /* As good as random, and always the same for the same number. */
 static inline uint64_t

@@ -138,6 +138,7 @@ on_tick(void *arg)
 
     bus_expire(bus);
     bus_check_subscribers(bus);
+    bus_check_workers(bus);
     publish_view(bus);
     (void)muster_loop_timer(bus->loop, BUS_TICK_MS, on_tick, bus);
 }
@@ -182,6 +183,7 @@ on_end(void *arg)
     struct bus *bus = arg;
 
     muster_feed_unsubscribe(bus->house.bus, BUS_ADDRESS);
+    bus_wait_stop(bus);
     muster_door_close(&bus->door);
 }
 
@@ -211,7 +213,6 @@ spec_of(const struct bus_options *options)
         .max_clients = options->max_clients,
         .max_events = options->max_events,
         .max_message = options->max_message,
-        .max_backlog = options->max_backlog,
     };
 }
 
@@ -232,6 +233,7 @@ bus_start(const struct muster_house *house, struct bus **out_bus, char *problem,
                         .arena = muster_arena_new(),
                         .problem = problem,
                         .problem_size = problem_size};
+    muster_random(&bus->numbers, sizeof bus->numbers);
     err = load_key(bus);
     if (!err)
         err = muster_runner_start(house->bus, BUS_ADDRESS, BUS_MAILBOX, &hooks, bus, &bus->runner);

@@ -147,7 +147,11 @@ bus_on_flushed(struct bus *bus, muster_err err, int64_t settled)
 void
 bus_feed_look(struct bus *bus)
 {
-    if (muster_feed_missed(bus->house.bus, BUS_ADDRESS) > 0 && bus->feed.on)
+    bool missed = muster_feed_missed(bus->house.bus, BUS_ADDRESS) > 0;
+
+    if (missed)
+        bus_wait_on_feed(bus, NULL);
+    if (missed && bus->feed.on)
         fall_behind(bus);
     else if (bus->feed.behind && !bus->feed.asked)
         ask_log(bus);
@@ -160,6 +164,9 @@ bus_on_feed(struct bus *bus, const struct feed_event *in)
 
     if (in->settled > feed->settled)
         feed->settled = in->settled;
+    if (in->event && in->event->seq > feed->highest)
+        feed->highest = in->event->seq;
+    bus_wait_on_feed(bus, in);
     if (!feed->on)
         return;
     if (in->event && in->event->seq > feed->last) {

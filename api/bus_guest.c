@@ -143,6 +143,24 @@ bus_login(struct bus_request *request, const uint8_t *curve)
 }
 
 bool
+bus_is_still_good(struct bus *bus, const struct bus_pending *pending)
+{
+    struct muster_notice *notice = muster_board_take(bus->house.bus, MUSTER_KEYS_BOARD);
+    const struct muster_keys *keys = notice ? muster_notice_object(notice) : NULL;
+    int64_t now_ms = muster_clock_ms();
+    const struct key *key;
+    const char *problem;
+    bool good;
+
+    if (pending->by_curve)
+        good = keys && muster_keys_check_curve(keys, pending->proof, now_ms, &key, &problem) == MUSTER_OK;
+    else
+        good = keys && muster_keys_check_digest(keys, pending->proof, now_ms, &key, &problem) == MUSTER_OK;
+    muster_notice_release(&notice);
+    return good;
+}
+
+bool
 bus_curve_may(struct bus *bus, const uint8_t *curve, const char *scope, struct muster_arena *arena, struct key *out_key)
 {
     struct muster_notice *notice = muster_board_take(bus->house.bus, MUSTER_KEYS_BOARD);

@@ -46,9 +46,10 @@ bus_check_read(struct bus_request *request)
 /* ---- one job ---- */
 
 static muster_err
-find_job(struct bus *bus, const struct bus_pending *pending, const struct muster_id *id, struct job *out_job)
+find_job(struct bus *bus, const struct bus_pending *pending, const struct muster_id *id, struct muster_arena *arena,
+         struct job *out_job)
 {
-    muster_err err = muster_store_get(bus->house.store, &job_type, id, pending->arena, out_job);
+    muster_err err = muster_store_get(bus->house.store, &job_type, id, arena, out_job);
 
     if (err == MUSTER_OK && !caller_may_use(&pending->key, out_job->team))
         err = MUSTER_NOT_FOUND;
@@ -61,7 +62,7 @@ answer_job(struct bus *bus, const struct bus_pending *pending, const struct must
     const struct job_read *in = pending->body;
     struct job job;
     struct job_is is = {.job = &job};
-    muster_err err = find_job(bus, pending, &in->job, &job);
+    muster_err err = find_job(bus, pending, &in->job, pending->arena, &job);
 
     if (err) {
         bus_fail(bus, pending, principal, err, err == MUSTER_NOT_FOUND ? "There is no such job" : NULL, 0);
@@ -148,45 +149,68 @@ answer_page(struct bus *bus, const struct bus_pending *pending, struct page *pag
     bus_answer(bus, pending, NULL, &log_page_type, &answer);
 }
 
-static void
-answer_log(struct bus *bus, const struct bus_pending *pending, int64_t settled)
+static muster_err
+fill_page(struct bus *bus, const struct bus_pending *pending, int64_t settled, struct page *page)
 {
     struct muster_store *store = bus->house.store;
     const struct log_read *in = pending->body;
     bool one = !muster_id_is_zero(&in->job);
-    struct page page = {.in = in,
-                        .key = &pending->key,
-                        .arena = pending->arena,
-                        .limit = in->limit ? (size_t)in->limit : PAGE_EVENTS,
-                        .until = one ? INT64_MAX : settled,
-                        .last = muster_log_oldest(store) - 1};
     struct job job;
     muster_err err = MUSTER_OK;
 
-    if (in->after && in->after[0])
-        err = caller_cursor(store, in->after, &page.last);
+    *page = (struct page){.in = in,
+                          .key = &pending->key,
+                          .arena = page->arena,
+                          .limit = in->limit ? (size_t)in->limit : PAGE_EVENTS,
+                          .until = one ? INT64_MAX : settled,
+                          .last = muster_log_oldest(store) - 1};
+    page->events = muster_arena_alloc(page->arena, page->limit * sizeof *page->events);
+    if (pending->looked > 0)
+        page->last = pending->looked;
+    else if (in->after && in->after[0])
+        err = caller_cursor(store, in->after, &page->last);
     if (!err && one)
-        err = find_job(bus, pending, &in->job, &job);
-    page.events = muster_arena_alloc(page.arena, page.limit * sizeof *page.events);
+        err = find_job(bus, pending, &in->job, page->arena, &job);
     if (!err)
-        err = muster_log_walk(store, one ? &in->job : NULL, page.last, on_event, &page);
-    if (err) {
+        err = muster_log_walk(store, one ? &in->job : NULL, page->last, on_event, page);
+    if (!err && !one && !page->more && page->last < settled)
+        page->last = settled;
+    return err;
+}
+
+static bool
+answer_log(struct bus *bus, struct bus_pending *pending, int64_t settled)
+{
+    struct page page = {.arena = muster_arena_new()};
+    muster_err err = fill_page(bus, pending, settled, &page);
+    bool waits = !err && page.count == 0 && !page.more && pending->wait_until_ms > muster_clock_ms();
+
+    if (err)
         bus_fail(bus, pending, NULL, err, NULL, 0);
-        return;
-    }
-    if (!one && !page.more && page.last < settled)
-        page.last = settled;
-    answer_page(bus, pending, &page, settled);
+    else if (waits)
+        pending->looked = page.last;
+    else
+        answer_page(bus, pending, &page, settled);
+    muster_arena_free(&page.arena);
+    return !waits;
 }
 
 void
-bus_answer_read(struct bus *bus, const struct bus_pending *pending, const struct muster_principal *principal,
-                int64_t settled)
+bus_answer_nothing(struct bus *bus, const struct bus_pending *pending)
 {
+    struct page page = {.last = pending->looked};
+
+    answer_page(bus, pending, &page, bus->feed.settled);
+}
+
+bool
+bus_answer_read(struct bus *bus, struct bus_pending *pending, const struct muster_principal *principal, int64_t settled)
+{
+    if (pending->row->body == &log_read_type)
+        return answer_log(bus, pending, settled);
     if (pending->row->body == &bus_hello_type)
         answer_hello(bus, pending, principal);
-    else if (pending->row->body == &job_read_type)
-        answer_job(bus, pending, principal);
     else
-        answer_log(bus, pending, settled);
+        answer_job(bus, pending, principal);
+    return true;
 }

@@ -1,168 +1,36 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* bus_request: a client's message on its way: checked, counted, handed to its actor or answered from the store.  The
- * thread of the bus, which never waits: what is awaited stands in a slot until its answer or its end.
+ * thread of the bus, which never waits.
  *
  * Full: a client with max_pending requests at work gets OVERLOADED for more, and so do all at BUS_PENDING_MAX. */
-#include <stdlib.h>
 #include <string.h>
 
-#include "actors/muster_job.h"
 #include "api/bus_inside.h"
-
-#define INDEX_BITS 20
-
-/* ---- answers ---- */
-
-static void
-send_answer(struct bus *bus, const struct bus_pending *pending, const struct muster_principal *principal,
-            const struct muster_type *type, const void *body)
-{
-    struct muster_envelope envelope = {
-        .id = pending->id, .reply_to = "", .trace = pending->trace ? pending->trace : "", .principal.name = ""};
-    const struct bus_guest *guest = bus_guest_find(bus, pending->guest);
-    struct muster_buf frame = {0};
-
-    if (guest && guest->connection != pending->connection)
-        return; /* who asked has left, and another client has its number */
-    if (principal)
-        envelope.principal = *principal;
-    muster_envelope_pack(&envelope, type, body, &frame);
-    (void)muster_door_send(bus->door, pending->guest, &frame); /* counted there when it is lost */
-}
-
-void
-bus_answer(struct bus *bus, const struct bus_pending *pending, const struct muster_principal *principal,
-           const struct muster_type *type, const void *body)
-{
-    bus->view.answers++;
-    send_answer(bus, pending, principal, type, body);
-}
-
-void
-bus_fail(struct bus *bus, const struct bus_pending *pending, const struct muster_principal *principal, muster_err err,
-         const char *message, int64_t retry_after_s)
-{
-    struct failed failed = {.code = muster_err_code(err),
-                            .message = message ? message : muster_err_text(err),
-                            .retry_after_s = retry_after_s};
-
-    bus->view.failed++;
-    send_answer(bus, pending, principal, &failed_type, &failed);
-}
-
-/* ---- slots ---- */
-
-static struct bus_pending *
-new_pending(struct bus *bus)
-{
-    struct bus_pending *pending;
-    uint32_t at = bus->first_free, generation;
-
-    if (at == 0) {
-        if (bus->pending_count == BUS_PENDING_MAX)
-            return NULL;
-        if ((bus->pending_count & (bus->pending_count - 1)) == 0) { /* full: 0, or a power of two */
-            size_t capacity = bus->pending_count ? 2 * (size_t)bus->pending_count : 1;
-
-            bus->pending = muster_realloc(bus->pending, capacity * sizeof *bus->pending);
-        }
-        at = ++bus->pending_count;
-        bus->pending[at - 1] = (struct bus_pending){.stage = BUS_FREE};
-    } else {
-        bus->first_free = bus->pending[at - 1].next_free;
-    }
-    pending = &bus->pending[at - 1];
-    generation = pending->generation + 1;
-    *pending = (struct bus_pending){.generation = generation};
-    bus->pending_used++;
-    return pending;
-}
-
-static void
-end_pending(struct bus *bus, struct bus_pending *pending)
-{
-    struct bus_guest *guest = bus_guest_find(bus, pending->guest);
-
-    if (guest)
-        guest->pending--;
-    muster_arena_free(&pending->arena);
-    pending->stage = BUS_FREE;
-    pending->next_free = bus->first_free;
-    bus->first_free = (uint32_t)(pending - bus->pending) + 1;
-    bus->pending_used--;
-}
-
-/* Never BUS_SYNC_ID. */
-static int64_t
-id_of(const struct bus *bus, const struct bus_pending *pending)
-{
-    return ((int64_t)pending->generation << INDEX_BITS) | (pending - bus->pending);
-}
-
-static struct bus_pending *
-find_pending(struct bus *bus, int64_t id)
-{
-    int64_t at = id & ((1 << INDEX_BITS) - 1);
-
-    if (id <= 0 || at >= bus->pending_count || bus->pending[at].stage == BUS_FREE ||
-        bus->pending[at].generation != id >> INDEX_BITS)
-        return NULL;
-    return &bus->pending[at];
-}
-
-void
-bus_requests_free(struct bus *bus)
-{
-    uint32_t i;
-
-    for (i = 0; i < bus->pending_count; i++)
-        muster_arena_free(&bus->pending[i].arena);
-    free(bus->pending);
-}
-
-void
-bus_expire(struct bus *bus)
-{
-    int64_t now_ms = muster_clock_ms();
-    uint32_t i;
-
-    for (i = 0; bus->pending_used > 0 && i < bus->pending_count; i++) {
-        struct bus_pending *pending = &bus->pending[i];
-
-        if (pending->stage == BUS_FREE || pending->until_ms > now_ms)
-            continue;
-        bus_fail(bus, pending, NULL, MUSTER_TIMEOUT,
-                 pending->stage == BUS_FINISHED ? "No answer came in time; the job goes on and can be read later"
-                                                : "No answer came in time",
-                 0);
-        end_pending(bus, pending);
-    }
-}
 
 /* ---- to the actors ---- */
 
-muster_err
-bus_send(struct bus *bus, const char *to, const struct muster_envelope *envelope, const struct muster_type *type,
-         const void *body)
+static int64_t
+hop_of(const struct muster_public *row)
 {
-    struct muster_buf frame = {0};
-    muster_err err;
-
-    muster_envelope_pack(envelope, type, body, &frame);
-    err = muster_post_send(muster_loop_post(bus->loop), to, &frame);
-    muster_buf_free(&frame);
-    return err ? MUSTER_OVERLOADED : MUSTER_OK;
+    return row && row->body == &worker_parcel_type ? BUS_PARCEL_MS : BUS_HOP_MS;
 }
 
-/* Through the limiter when the key has a limit; `type` NULL: only count. */
+/* Does it count against the key's rate?  What a worker says does not: it is work that the hub gave it. */
+static bool
+is_counted(const struct bus_request *request)
+{
+    return request->has_key && request->limit.requests > 0 && !bus_is_of_worker(request->row);
+}
+
+/* Through the limiter when it counts; `type` NULL: only count. */
 static muster_err
 send_on(struct bus_request *request, const struct bus_pending *pending)
 {
     struct bus *bus = request->bus;
     const struct muster_type *type = request->type;
-    struct muster_envelope envelope = {.id = pending ? id_of(bus, pending) : BUS_SYNC_ID,
+    struct muster_envelope envelope = {.id = pending ? bus_id_of(bus, pending) : BUS_SYNC_ID,
                                        .reply_to = pending ? BUS_ADDRESS : "",
-                                       .deadline_ms = muster_clock_ms() + BUS_HOP_MS,
+                                       .deadline_ms = muster_clock_ms() + hop_of(request->row),
                                        .trace = pending ? pending->trace : "",
                                        .principal = {.key = request->key.id, .name = request->key.name}};
     struct limit_take take = {.requests = request->limit.requests,
@@ -172,7 +40,7 @@ send_on(struct bus_request *request, const struct bus_pending *pending)
     struct muster_buf packed = {0};
     muster_err err;
 
-    if (request->limit.requests == 0 && type)
+    if (type && !is_counted(request))
         return bus_send(bus, request->row->address, &envelope, type, request->message);
     if (type) {
         muster_pack(type, request->message, &packed);
@@ -183,33 +51,6 @@ send_on(struct bus_request *request, const struct bus_pending *pending)
     err = bus_send(bus, MUSTER_LIMIT, &envelope, &limit_take_type, &take);
     muster_buf_free(&packed);
     return err;
-}
-
-static muster_err
-ask_log(struct bus *bus, const struct bus_pending *pending)
-{
-    struct muster_envelope envelope = {.id = id_of(bus, pending),
-                                       .reply_to = BUS_ADDRESS,
-                                       .trace = pending->trace,
-                                       .principal = {.key = pending->key.id, .name = pending->key.name}};
-    struct log_flush flush = {.all = true};
-
-    return bus_send(bus, MUSTER_LOG, &envelope, &log_flush_type, &flush);
-}
-
-/* A read was counted: answer it, behind the log if it is about events. */
-static void
-go_on_reading(struct bus *bus, struct bus_pending *pending, const struct muster_principal *principal)
-{
-    if (pending->row->body == &log_read_type && ask_log(bus, pending) == MUSTER_OK) {
-        pending->stage = BUS_FLUSHED;
-        return;
-    }
-    if (pending->row->body == &log_read_type)
-        bus_fail(bus, pending, principal, MUSTER_OVERLOADED, NULL, 1);
-    else
-        bus_answer_read(bus, pending, principal, bus->feed.settled);
-    end_pending(bus, pending);
 }
 
 /* ---- a message ---- */
@@ -249,11 +90,11 @@ refuse(struct bus_request *request, muster_err err, const char *problem, int64_t
 }
 
 static muster_err
-check(struct bus_request *request, const uint8_t *curve)
+check(struct bus_request *request)
 {
     struct bus *bus = request->bus;
     const char *missing;
-    muster_err err = bus_login(request, curve);
+    muster_err err = bus_login(request, request->curve);
 
     if (err)
         return err;
@@ -269,7 +110,7 @@ check(struct bus_request *request, const uint8_t *curve)
             muster_arena_printf(request->arena, "%s: the key lacks %s", muster_err_text(MUSTER_FORBIDDEN), missing), 0);
     if (request->envelope.deadline_ms > 0 && request->envelope.deadline_ms <= muster_clock_ms())
         return refuse(request, MUSTER_TIMEOUT, "The deadline has passed", 0);
-    if (request->row->address[0] && atomic_load(&bus->draining))
+    if (request->row->address[0] && atomic_load(&bus->draining) && !bus_is_of_worker(request->row))
         return refuse(request, MUSTER_SHUTTING_DOWN, NULL, 1);
     err = read_body(request);
     return err ? err : bus_plan(request);
@@ -302,7 +143,7 @@ fail_at_once(struct bus_request *request, uint32_t guest, uint64_t connection, m
 
     bus_fail(request->bus, &gone, NULL, err, request->problem, request->retry_after_s);
     request->type = NULL;
-    if (request->has_key && request->limit.requests > 0 && err != MUSTER_OVERLOADED)
+    if (is_counted(request) && err != MUSTER_OVERLOADED)
         (void)send_on(request, NULL); /* what is refused counts too */
 }
 
@@ -317,8 +158,10 @@ fill(const struct bus_request *request, uint32_t guest, struct bus_pending *pend
     pending->id = request->envelope.id;
     pending->row = request->row;
     pending->wait = request->wait;
-    pending->until_ms = now_ms + BUS_HOP_MS;
-    pending->wait_until_ms = now_ms + request->bus->house.options->http->max_ask_timeout;
+    pending->until_ms = now_ms + hop_of(request->row);
+    pending->wait_until_ms =
+        now_ms + (request->row->body == &log_read_type ? ((const struct log_read *)request->body)->wait_ms
+                                                       : request->bus->house.options->http->max_ask_timeout);
     if (deadline_ms > 0 && deadline_ms < pending->until_ms)
         pending->until_ms = deadline_ms;
     if (deadline_ms > 0 && deadline_ms < pending->wait_until_ms)
@@ -327,6 +170,8 @@ fill(const struct bus_request *request, uint32_t guest, struct bus_pending *pend
     pending->trace = request->envelope.trace;
     pending->key = request->key;
     pending->body = request->body;
+    pending->by_curve = request->curve != NULL;
+    memcpy(pending->proof, request->curve ? request->curve : request->guest->digest, sizeof pending->proof);
 }
 
 /* Its actor has the rest, which may be large and the wait long. */
@@ -351,18 +196,18 @@ begin(struct bus_request *request, uint32_t guest)
 
     if (request->guest->pending >= bus->options->max_pending)
         return refuse(request, MUSTER_OVERLOADED, "Too many requests of this client wait for their answer", 1);
-    pending = new_pending(bus);
+    pending = bus_new_pending(bus);
     if (pending == NULL)
         return refuse(request, MUSTER_OVERLOADED, NULL, 1);
     fill(request, guest, pending);
     request->guest->pending++;
-    if (request->type || request->limit.requests > 0)
+    if (request->type || is_counted(request))
         err = send_on(request, pending);
     else
-        go_on_reading(bus, pending, NULL);
+        bus_go_on_reading(bus, pending, NULL);
     if (err) {
         pending->arena = NULL;
-        end_pending(bus, pending);
+        bus_end_pending(bus, pending);
         return refuse(request, err, NULL, 1);
     }
     if (request->type)
@@ -372,11 +217,20 @@ begin(struct bus_request *request, uint32_t guest)
     return MUSTER_OK;
 }
 
+/* Of one who is a worker, and says so with a key that is no longer good? */
+static void
+note_refusal(const struct bus_request *request)
+{
+    if (request->guest && request->guest->attached > 0 && bus_is_of_worker(request->row) &&
+        request->row->body != &worker_attach_type)
+        bus_on_worker_refused(request->bus, request->guest->number);
+}
+
 void
 bus_on_message(void *arg, uint32_t guest, uint64_t connection, const uint8_t *curve, const void *data, size_t size)
 {
     struct bus *bus = arg;
-    struct bus_request request = {.bus = bus, .arena = muster_arena_new()};
+    struct bus_request request = {.bus = bus, .arena = muster_arena_new(), .curve = curve};
     muster_err err;
 
     if (muster_envelope_unpack(data, size, request.arena, &request.envelope)) {
@@ -390,141 +244,12 @@ bus_on_message(void *arg, uint32_t guest, uint64_t connection, const uint8_t *cu
     if (request.guest == NULL)
         err = refuse(&request, MUSTER_OVERLOADED, NULL, 1);
     else
-        err = check(&request, curve);
+        err = check(&request);
     if (!err)
         err = begin(&request, guest);
     if (err)
         fail_at_once(&request, guest, connection, err);
+    if (err == MUSTER_UNAUTHORIZED || err == MUSTER_FORBIDDEN)
+        note_refusal(&request);
     muster_arena_free(&request.arena);
-}
-
-/* ---- answers of actors ---- */
-
-/* It was submitted before: its end is told if it has come. */
-static void
-answer_repeated(struct bus *bus, const struct bus_pending *pending, const struct muster_principal *principal,
-                const struct muster_id *id)
-{
-    struct job job;
-    struct queue_finished finished = {.job = &job};
-    muster_err err = muster_store_get(bus->house.store, &job_type, id, bus->arena, &job);
-
-    if (!err && !muster_job_ended(job.state))
-        err = MUSTER_IDEMPOTENCY_IN_PROGRESS;
-    if (err) {
-        bus_fail(bus, pending, principal, err, NULL, 0);
-        return;
-    }
-    job = bus_show_job(&job);
-    bus_answer(bus, pending, principal, &queue_finished_type, &finished);
-}
-
-static void
-relay_accepted(struct bus *bus, struct bus_pending *pending, const struct muster_envelope *envelope)
-{
-    struct queue_accepted accepted;
-
-    if (muster_unpack(&queue_accepted_type, envelope->body.data, envelope->body.size, bus->arena, &accepted, NULL)) {
-        bus_fail(bus, pending, NULL, MUSTER_INTERNAL_ERROR, NULL, 0);
-        end_pending(bus, pending);
-        return;
-    }
-    bus_answer(bus, pending, &envelope->principal, &queue_accepted_type, &accepted);
-    if (pending->wait && !accepted.repeated) {
-        pending->stage = BUS_FINISHED;
-        pending->until_ms = pending->wait_until_ms;
-        return;
-    }
-    if (pending->wait)
-        answer_repeated(bus, pending, &envelope->principal, &accepted.job);
-    end_pending(bus, pending);
-}
-
-static void
-relay_finished(struct bus *bus, const struct bus_pending *pending, const struct muster_envelope *envelope)
-{
-    struct queue_finished finished;
-    struct job job;
-
-    if (muster_unpack(&queue_finished_type, envelope->body.data, envelope->body.size, bus->arena, &finished, NULL)) {
-        bus_fail(bus, pending, NULL, MUSTER_INTERNAL_ERROR, NULL, 0);
-        return;
-    }
-    job = bus_show_job(finished.job);
-    finished.job = &job;
-    bus_answer(bus, pending, &envelope->principal, &queue_finished_type, &finished);
-}
-
-/* Of a type that a client may see as it is. */
-static void
-relay(struct bus *bus, const struct bus_pending *pending, const struct muster_envelope *envelope,
-      const struct muster_type *type)
-{
-    void *body = muster_arena_alloc(bus->arena, type->size);
-
-    if (muster_unpack(type, envelope->body.data, envelope->body.size, bus->arena, body, NULL))
-        bus_fail(bus, pending, NULL, MUSTER_INTERNAL_ERROR, NULL, 0);
-    else if (type == &failed_type)
-        bus_fail(bus, pending, &envelope->principal, muster_err_from_code(((struct failed *)body)->code),
-                 ((struct failed *)body)->message, ((struct failed *)body)->retry_after_s);
-    else
-        bus_answer(bus, pending, &envelope->principal, type, body);
-}
-
-static void
-on_flushed(struct bus *bus, const struct bus_pending *pending, const struct muster_envelope *envelope)
-{
-    struct store_committed committed;
-
-    if (muster_unpack(&store_committed_type, envelope->body.data, envelope->body.size, bus->arena, &committed, NULL))
-        bus_fail(bus, pending, NULL, MUSTER_INTERNAL_ERROR, NULL, 0);
-    else
-        bus_answer_read(bus, pending, NULL, committed.seq);
-}
-
-static void
-on_synced(struct bus *bus, const struct muster_envelope *envelope)
-{
-    struct store_committed committed = {.seq = 0};
-    muster_err err = MUSTER_STORAGE_ERROR;
-
-    if (strcmp(envelope->type, store_committed_type.wire) == 0)
-        err = muster_unpack(&store_committed_type, envelope->body.data, envelope->body.size, bus->arena, &committed,
-                            NULL);
-    bus_on_flushed(bus, err, committed.seq);
-}
-
-void
-bus_on_answer(struct bus *bus, const struct muster_envelope *envelope)
-{
-    static const struct muster_type *const relayed[] = {&failed_type, &queue_cancelled_type, &queue_placed_type,
-                                                        &queue_paused_type, NULL};
-    struct bus_pending *pending = find_pending(bus, envelope->id);
-    size_t i;
-
-    if (envelope->id == BUS_SYNC_ID) {
-        on_synced(bus, envelope);
-        return;
-    }
-    if (pending == NULL)
-        return; /* its time was over */
-    if (strcmp(envelope->type, limit_taken_type.wire) == 0 && pending->stage == BUS_COUNTED) {
-        go_on_reading(bus, pending, &envelope->principal);
-        return;
-    }
-    if (strcmp(envelope->type, queue_accepted_type.wire) == 0 && pending->stage == BUS_ANSWERED) {
-        relay_accepted(bus, pending, envelope);
-        return;
-    }
-    for (i = 0; relayed[i] && strcmp(relayed[i]->wire, envelope->type) != 0; i++)
-        ;
-    if (strcmp(envelope->type, store_committed_type.wire) == 0 && pending->stage == BUS_FLUSHED)
-        on_flushed(bus, pending, envelope);
-    else if (strcmp(envelope->type, queue_finished_type.wire) == 0 && pending->stage == BUS_FINISHED)
-        relay_finished(bus, pending, envelope);
-    else if (relayed[i])
-        relay(bus, pending, envelope, relayed[i]);
-    else
-        return;
-    end_pending(bus, pending);
 }

@@ -173,6 +173,8 @@ bus_plan(struct bus_request *request)
         return bus_check_read(request);
     request->type = body;
     request->message = request->body;
+    if (bus_is_of_worker(request->row))
+        return bus_check_worker(request);
     if (body == &queue_cancel_type)
         return check_job(request, &((const struct queue_cancel *)request->body)->job);
     if (body == &queue_place_type)

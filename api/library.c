@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CALL_MS 30000 /* for an actor's answer */
-
 /* ---- who is inside ---- */
 
 struct library *
@@ -17,6 +15,7 @@ library_new(const struct muster_house *house)
 {
     struct library *library = muster_alloc(sizeof *library);
 
+    library->ways = &library_house_ways;
     library->house = house;
     library->references = 1;
     pthread_mutex_init(&library->lock, NULL);
@@ -121,13 +120,13 @@ open_failed(const struct muster_envelope *envelope, struct muster_arena *arena, 
     return err == MUSTER_OK ? MUSTER_INTERNAL_ERROR : err;
 }
 
-static muster_err
-open_answer(const struct muster_frame *frame, const struct muster_type *answer, struct muster_arena *arena, void *out,
-            char *problem, size_t problem_size)
+muster_err
+library_answer(const void *data, size_t size, const struct muster_type *answer, struct muster_arena *arena, void *out,
+               char *problem, size_t problem_size)
 {
     struct muster_envelope envelope;
 
-    if (muster_envelope_unpack(frame->data, frame->size, arena, &envelope))
+    if (muster_envelope_unpack(data, size, arena, &envelope))
         return MUSTER_INTERNAL_ERROR;
     if (strcmp(envelope.type, failed_type.wire) == 0)
         return open_failed(&envelope, arena, problem, problem_size);
@@ -150,11 +149,12 @@ library_ask(const struct muster_house *house, const char *to, const struct muste
     if (err)
         return MUSTER_OVERLOADED;
     envelope.reply_to = muster_post_address(post);
-    envelope.deadline_ms = muster_clock_ms() + CALL_MS;
+    envelope.deadline_ms = muster_clock_ms() + LIBRARY_CALL_MS;
     muster_envelope_pack(&envelope, type, body, &packed);
-    err = muster_post_send(post, to, &packed) ? MUSTER_OVERLOADED : muster_post_receive(post, CALL_MS, -1, &frame);
+    err = muster_post_send(post, to, &packed) ? MUSTER_OVERLOADED
+                                              : muster_post_receive(post, LIBRARY_CALL_MS, -1, &frame);
     if (!err)
-        err = open_answer(&frame, answer, arena, out, problem, problem_size);
+        err = library_answer(frame.data, frame.size, answer, arena, out, problem, problem_size);
     muster_frame_free(&frame);
     muster_buf_free(&packed);
     muster_post_close(&post);
@@ -169,4 +169,11 @@ library_job_id(const char *text, struct muster_id *out_id)
     if (text && (strncmp(text, "msg_", 4) == 0 || strncmp(text, "job_", 4) == 0))
         text += 4;
     return text && muster_id_parse(text, out_id) == MUSTER_OK ? MUSTER_OK : MUSTER_NOT_FOUND;
+}
+
+void
+library_job_text(const struct muster_id *id, char out_text[MUSTER_JOB_ID])
+{
+    memcpy(out_text, "msg_", 4);
+    muster_id_text(id, out_text + 4);
 }

@@ -135,19 +135,23 @@ struct muster_submit {
 
 /* Give a team a job.  When this returns NULL it is on disk and will come to its end; `out_id` is its id.  A code:
  * INVALID_REQUEST, TEAM_NOT_FOUND, IDEMPOTENCY_MISMATCH, IDEMPOTENCY_IN_PROGRESS, QUEUE_FULL, OVERLOADED,
- * STORAGE_FULL, STORAGE_ERROR, SHUTTING_DOWN, TIMEOUT (it may have been taken all the same). */
+ * STORAGE_FULL, STORAGE_ERROR, SHUTTING_DOWN, TIMEOUT (it may have been taken all the same); of a hub elsewhere also
+ * UNAUTHORIZED, FORBIDDEN, RATE_LIMITED. */
 MUSTER_API const char *muster_submit(struct muster_hub *hub, const struct muster_submit *submit,
                                      char out_id[MUSTER_JOB_ID], char *problem, size_t problem_size);
-/* End a job.  NULL: it is cancelled, and that is on disk.  NOT_FOUND; CONFLICT: it came to another end before. */
+/* End a job.  NULL: it is cancelled, and that is on disk.  NOT_FOUND; CONFLICT: it came to another end before;
+ * OVERLOADED, STORAGE_FULL, STORAGE_ERROR, SHUTTING_DOWN, TIMEOUT (it may end all the same); of a hub elsewhere also
+ * UNAUTHORIZED, FORBIDDEN, RATE_LIMITED. */
 MUSTER_API const char *muster_cancel(struct muster_hub *hub, const char *job, char *problem, size_t problem_size);
 
 /* What is known of a job; does not change. */
 struct muster_result;
 
-/* As it is now.  NOT_FOUND, STORAGE_ERROR.  *out_result is to be freed with muster_result_free. */
+/* As it is now.  NOT_FOUND, STORAGE_ERROR, SHUTTING_DOWN; of a hub elsewhere also UNAUTHORIZED, FORBIDDEN,
+ * RATE_LIMITED, OVERLOADED, TIMEOUT.  *out_result is to be freed with muster_result_free. */
 MUSTER_API const char *muster_job_result(struct muster_hub *hub, const char *job, struct muster_result **out_result);
-/* Wait until the job has come to its end, at most `timeout_ms` (-1: for ever); then as above.  TIMEOUT: it goes on.
- * Not from a callback of a team. */
+/* Wait until the job has come to its end, at most `timeout_ms` (-1: for ever); then as above.  TIMEOUT: it goes on.  A
+ * hub elsewhere may go away and come back meanwhile.  Not from a callback of a team. */
 MUSTER_API const char *muster_job_wait(struct muster_hub *hub, const char *job, int64_t timeout_ms,
                                        struct muster_result **out_result);
 /* *result_p is NULL afterwards.  NULL is accepted. */
@@ -194,8 +198,9 @@ struct muster_event {
 
 /* Follow events in the order of the log: each once, none left out, each told when it is on disk.  Nothing is kept for a
  * follower but a batch of at most 256 events: a slow one reads the log.  NOT_FOUND: no such job; TEAM_NOT_FOUND;
- * INVALID_REQUEST; CURSOR_EXPIRED: what lies behind the cursor is no longer kept.  A follow is for one thread at a
- * time.  *out_follow is to be closed, before or after its hub is stopped. */
+ * INVALID_REQUEST; CURSOR_EXPIRED: what lies behind the cursor is no longer kept; OVERLOADED, STORAGE_ERROR,
+ * SHUTTING_DOWN, TIMEOUT; of a hub elsewhere also UNAUTHORIZED, FORBIDDEN, RATE_LIMITED.  A follow is for one thread at
+ * a time.  *out_follow is to be closed, before or after its hub is stopped. */
 MUSTER_API const char *muster_follow_open(struct muster_hub *hub, const struct muster_follow_settings *settings,
                                           struct muster_follow **out_follow, char *problem, size_t problem_size);
 /* A descriptor that can be read, as poll sees it, whenever muster_follow_next may have something to say.  Only to be
@@ -203,10 +208,84 @@ MUSTER_API const char *muster_follow_open(struct muster_hub *hub, const struct m
 MUSTER_API int muster_follow_fd(const struct muster_follow *follow);
 /* Does not wait.  1: *out_event is the next event; 0: there is none now; -1: there will be none any more, because the
  * job has ended and all of it was told (*out_code is NULL), or because of *out_code: CURSOR_EXPIRED, STORAGE_ERROR,
- * SHUTTING_DOWN. */
+ * SHUTTING_DOWN; of a hub elsewhere also UNAUTHORIZED, FORBIDDEN, TEAM_NOT_FOUND, when that was changed meanwhile, and
+ * INTERNAL_ERROR. */
 MUSTER_API int muster_follow_next(struct muster_follow *follow, struct muster_event *out_event, const char **out_code);
 /* *follow_p is NULL afterwards.  NULL is accepted. */
 MUSTER_API void muster_follow_close(struct muster_follow **follow_p);
+
+/* ---- a hub in another process or on another host ------------------------------------------------------------------ */
+
+/* Where bus.commands of a hub is, and who we are there. */
+struct muster_address {
+    const char *hub;       /* "tcp://HOST:5570", "ipc:///run/muster/commands" */
+    const char *hub_key;   /* the hub's CURVE public key, as text or a file with it; NULL: a hub without CURVE, which is
+                              on this machine */
+    const char *curve_key; /* file with our CURVE secret key, such as the output of `muster key create --curve`; with
+                              hub_key */
+    const char *api_key;   /* without CURVE; NULL: the variable MUSTER_API_KEY */
+};
+
+/* Use a hub that runs elsewhere.  Jobs, results and follows then work as on one of our own, with what the key may do:
+ * submits need teams:read and messages:write, cancels messages:write, results messages:read, follows messages:stream,
+ * those of a job and waits both.  Calls wait for the network, at most 30 s.  A connection that breaks is made again by
+ * itself: what was on its way gets TIMEOUT, what comes meanwhile waits for it, and a follow or a wait goes on where it
+ * was.  A submit that is to be tried again needs its idempotency_key, of visible ASCII here.  Where a delay counts from
+ * is the clock of this host.  A job larger than bus.max_message of the hub breaks the connection.  Each follow and wait
+ * is one of the requests that bus.max_pending of the hub counts.
+ *
+ * Waits up to 10 s for the first answer.  NULL: it cannot be reached, or does not let us in, and `problem` says why.
+ * Ends with muster_hub_stop, which ends nothing but the connection and the follows.
+ *
+ * Of such a hub muster_hub_url is the endpoint; muster_hub_new_key, muster_hub_data and muster_hub_first_team are NULL;
+ * muster_hub_drain and muster_hub_hurry do nothing.  One thread belongs to it; while the name of its host is looked up,
+ * which a stop does not wait for, another one until that is over. */
+MUSTER_API struct muster_hub *muster_hub_connect(const struct muster_address *address, char *problem,
+                                                 size_t problem_size);
+
+/* ---- a worker: teams of this process for a hub elsewhere ----------------------------------------------------------- */
+
+struct muster_worker;
+
+struct muster_worker_settings {
+    const char *config;            /* YAML file with the teams and a section `worker`; NULL: all defaults */
+    const char *data;              /* data folder; NULL: the configuration's, or ./muster-worker */
+    struct muster_address address; /* what is not NULL stands over the section `worker` */
+    const char *name;              /* likewise; the default is the host's name */
+    const char *const *offer;      /* names of the teams that it offers; NULL: the configuration's, or all */
+    size_t offer_count;
+    const char *labels;              /* "gpu=yes,zone=a", besides the configuration's; NULL: none */
+    bool own_process;                /* as for a hub */
+    int log_fd;                      /* likewise */
+    const struct muster_team *teams; /* of the program's own, besides those of the configuration */
+    size_t team_count;
+};
+
+/* Start the teams and begin to dial; it goes on by itself until muster_worker_stop, over every break of the connection.
+ * NULL as for muster_hub_start. */
+MUSTER_API struct muster_worker *muster_worker_start(const struct muster_worker_settings *settings, char *problem,
+                                                     size_t problem_size, bool *out_config_error);
+/* Wait until it is attached, at most `timeout_ms` (-1: for ever).  TIMEOUT: not yet, and `problem` says what is in the
+ * way.  Any other code: the hub refuses it and will do so again (VERSION_MISMATCH, FORBIDDEN, UNAUTHORIZED,
+ * TEAM_NOT_FOUND, CONFLICT); it goes on trying all the same, in case that somebody changes that. */
+MUSTER_API const char *muster_worker_wait(struct muster_worker *worker, int64_t timeout_ms, char *problem,
+                                          size_t problem_size);
+/* Take no more jobs, let running ones end for shutdown.grace, then have them parked, and have the hub acknowledge
+ * everything.  Returns true when the hub knows that we are gone; false when it could not be told: what it does not know
+ * yet stays in the data folder.  Blocks. */
+MUSTER_API bool muster_worker_drain(struct muster_worker *worker);
+/* Any thread: a drain under way parks at once; a second time: it waits for the hub no longer. */
+MUSTER_API void muster_worker_hurry(struct muster_worker *worker);
+/* With own_process: reap what agents left behind; call it now and then. */
+MUSTER_API void muster_worker_reap(struct muster_worker *worker);
+/* muster_worker_drain, unless that was done or it was never attached and has nothing to tell; then stop every agent,
+ * thread and socket.  *worker_p is NULL afterwards.  NULL is accepted. */
+MUSTER_API void muster_worker_stop(struct muster_worker **worker_p);
+/* As long as the worker. */
+MUSTER_API const char *muster_worker_name(const struct muster_worker *worker);
+MUSTER_API const char *muster_worker_hub(const struct muster_worker *worker);
+MUSTER_API const char *muster_worker_teams(const struct muster_worker *worker); /* "backend (2), frontend (1)" */
+MUSTER_API const char *muster_worker_data(const struct muster_worker *worker);
 
 /* A sentence for a code; "" for NULL. */
 MUSTER_API const char *muster_code_text(const char *code);

@@ -17,6 +17,7 @@ struct muster_options_error {
 struct muster_config {
     struct muster_arena *arena;    /* owns everything below */
     const struct options *options; /* complete: defaults filled in, paths absolute */
+    bool data_given;               /* the data folder is not the default */
 };
 
 /* Read `path`; NULL gives all defaults, with paths counted from the current directory.  A configuration without teams
@@ -42,7 +43,10 @@ struct muster_listen {
 };
 /* *out_problem (may be NULL) says what is wrong: "must be ...". */
 muster_err muster_listen_parse(const char *text, struct muster_listen *out_listen, const char **out_problem);
-/* Is this endpoint of section bus one that only this machine reaches: ipc, or tcp on loopback? */
+/* What is wrong with an endpoint of bus.commands of some hub, tcp://HOST:PORT or ipc://PATH: "must be ..."; NULL:
+ * nothing. */
+const char *muster_hub_endpoint_problem(const char *endpoint);
+/* Is this endpoint one that only this machine reaches: ipc, or tcp on loopback? */
 bool muster_endpoint_is_local(const char *endpoint);
 /* Does one of them take what the other needs? */
 bool muster_listen_overlaps(const struct muster_listen *one, const struct muster_listen *other);

@@ -174,13 +174,15 @@ load_document(const struct options_reader *reader, const char *text, size_t size
 static muster_err
 build(struct options_reader *reader, const char *directory, struct muster_config *out_config)
 {
+    const struct rows_path data = {.name = "data", .size = 4};
     struct options *options = muster_arena_alloc(reader->arena, sizeof *options);
     muster_err err = options_read(reader, options);
 
     if (err == MUSTER_OK)
         err = options_check(reader, directory, options);
     if (err == MUSTER_OK)
-        *out_config = (struct muster_config){.arena = reader->arena, .options = options};
+        *out_config = (struct muster_config){
+            .arena = reader->arena, .options = options, .data_given = options_is_given(reader, &data)};
     return err;
 }
 

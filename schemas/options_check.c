@@ -271,6 +271,32 @@ check_driver(const struct options_reader *reader, const struct rows_path *at, st
     return MUSTER_OK;
 }
 
+/* How the agents of a remote team are spoken to is known to the workers only. */
+static muster_err
+check_remote(const struct options_reader *reader, const struct rows_path *at, const struct team_options *team)
+{
+    static const char *const theirs[] = {
+        "directory",    "command",   "model", "permission_mode", "concurrency", "silence_timeout", "start_timeout",
+        "stop_timeout", "idle_stop", "env",   "permissions"};
+    struct rows_path labels = MEMBER(at, "labels");
+    size_t i;
+
+    if (team->driver != driver_kind_REMOTE) {
+        if (team->labels.count == 0)
+            return MUSTER_OK;
+        return options_refuse(reader, &labels, "is only for teams with the driver remote: which workers get its jobs");
+    }
+    for (i = 0; i < sizeof theirs / sizeof *theirs; i++) {
+        struct rows_path option = MEMBER(at, theirs[i]);
+
+        if (options_is_given(reader, &option))
+            return options_refuse(reader, &option,
+                                  "belongs into the configuration of the workers, as the driver is "
+                                  "remote");
+    }
+    return MUSTER_OK;
+}
+
 static muster_err
 check_team(const struct options_reader *reader, const char *directory, struct team_options *team)
 {
@@ -283,6 +309,8 @@ check_team(const struct options_reader *reader, const char *directory, struct te
     if (strcmp(team->name, ".") == 0 || strcmp(team->name, "..") == 0)
         return options_refuse(reader, &at, "must not be named . or .., which clients take out of a path");
     err = check_driver(reader, &at, team);
+    if (!err)
+        err = check_remote(reader, &at, team);
     if (err)
         return err;
     if (team->command.count > 0 && team->command.items[0][0] == '\0')
@@ -513,7 +541,7 @@ muster_endpoint_is_local(const char *endpoint)
 {
     struct muster_listen listen;
 
-    return strncmp(endpoint, "tcp://", 6) != 0 ||
+    return strncmp(endpoint, "tcp://", 6) != 0 || strncmp(endpoint, "tcp://localhost:", 16) == 0 ||
            (muster_listen_parse(endpoint + 6, &listen, NULL) == MUSTER_OK && listen.address >> 24 == 127);
 }
 
@@ -560,6 +588,90 @@ check_bus(const struct options_reader *reader, const char *directory, struct opt
     return err;
 }
 
+/* ---- a worker ---- */
+
+/* Of a host's name or IPv4 address, which the resolver looks at. */
+static bool
+is_host(const char *text, size_t size)
+{
+    return size > 0 && size < 256 && strspn(text, LETTERS ".-_") >= size;
+}
+
+const char *
+muster_hub_endpoint_problem(const char *endpoint)
+{
+    static const char shape[] = "must be tcp://HOST:PORT or ipc://PATH";
+    const char *colon;
+
+    if (strncmp(endpoint, "ipc://", 6) == 0) {
+        if (endpoint[6] == '\0' || endpoint[6] == '@')
+            return shape;
+        return strlen(endpoint + 6) > SOCKET_PATH ? "must have a path of at most 107 bytes" : NULL;
+    }
+    colon = strrchr(endpoint, ':');
+    if (strncmp(endpoint, "tcp://", 6) != 0 || colon < endpoint + 6 ||
+        !is_host(endpoint + 6, (size_t)(colon - endpoint - 6)) || !is_port(colon + 1) || atoi(colon + 1) == 0)
+        return shape;
+    return NULL;
+}
+
+static muster_err
+check_offer(const struct options_reader *reader, const struct rows_path *worker, const struct options *options)
+{
+    struct rows_path up = MEMBER(worker, "teams");
+    const struct muster_strs *offer = &options->worker->teams;
+    const struct team_options *team;
+    size_t i;
+
+    for (i = 0; i < offer->count; i++) {
+        struct rows_path at = ITEM(&up, i);
+
+        team = muster_team_options(options, offer->items[i]);
+        if (team == NULL)
+            return options_refuse(reader, &at, "is not one of the teams");
+        if (team->driver == driver_kind_REMOTE)
+            return options_refuse(reader, &at, "is a team with the driver remote, so it is not of this process");
+    }
+    return MUSTER_OK;
+}
+
+/* A key itself is text that cannot be taken for the name of a file. */
+static const char *
+key_path(struct muster_arena *arena, const char *directory, const char *text)
+{
+    enum { KEY_TEXT = 40 };
+
+    if (text[0] == '\0' || (strlen(text) == KEY_TEXT && strspn(text, LETTERS ".-:+=^!/*?&<>()[]{}@%$#") == KEY_TEXT))
+        return text;
+    return absolute(arena, directory, text);
+}
+
+static muster_err
+check_worker(const struct options_reader *reader, const char *directory, struct options *options)
+{
+    struct rows_path up = MEMBER(NULL, "worker"), name = MEMBER(&up, "name"), hub = MEMBER(&up, "hub"),
+                     longest = MEMBER(&up, "max_reconnect");
+    struct worker_options *worker = muster_arena_alloc(reader->arena, sizeof *worker);
+    const char *problem;
+
+    *worker = *options->worker;
+    options->worker = worker;
+    if (strncmp(worker->hub, "ipc://", 6) == 0 && worker->hub[6] != '\0' && worker->hub[6] != '@')
+        worker->hub =
+            muster_arena_printf(reader->arena, "ipc://%s", absolute(reader->arena, directory, worker->hub + 6));
+    problem = worker->hub[0] ? muster_hub_endpoint_problem(worker->hub) : NULL;
+    if (problem)
+        return options_refuse(reader, &hub, "%s", problem);
+    if (worker->name[strspn(worker->name, LETTERS "._-")] != '\0')
+        return options_refuse(reader, &name, "must have letters, digits, '.', '_' and '-' only");
+    if (worker->max_reconnect < worker->reconnect)
+        return options_refuse(reader, &longest, "must not be shorter than worker.reconnect");
+    worker->hub_key = key_path(reader->arena, directory, worker->hub_key);
+    if (worker->curve_key[0])
+        worker->curve_key = absolute(reader->arena, directory, worker->curve_key);
+    return check_offer(reader, &up, options);
+}
+
 muster_err
 options_check(const struct options_reader *reader, const char *directory, struct options *options)
 {
@@ -574,5 +686,7 @@ options_check(const struct options_reader *reader, const char *directory, struct
         err = check_auth(reader, base, options);
     if (err == MUSTER_OK)
         err = check_bus(reader, base, options);
+    if (err == MUSTER_OK)
+        err = check_worker(reader, base, options);
     return err;
 }

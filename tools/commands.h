@@ -6,6 +6,7 @@
 #include "tools/args.h"
 
 int run_serve(const struct call *call);
+int run_worker(const struct call *call);
 
 int run_ask(const struct call *call);
 int run_execute(const struct call *call);
@@ -20,6 +21,9 @@ int run_resume(const struct call *call);
 int run_jobs(const struct call *call);
 int run_history(const struct call *call);
 int run_watch(const struct call *call);
+
+int run_nodes(const struct call *call);
+int run_drain(const struct call *call);
 
 int run_webhook_create(const struct call *call);
 int run_webhook_list(const struct call *call);
@@ -38,6 +42,7 @@ int run_key_revoke(const struct call *call);
 
 int run_describe(const struct call *call);
 int run_check_config(const struct call *call);
+int run_bench(const struct call *call);
 int run_version(const struct call *call);
 
 #endif

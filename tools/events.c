@@ -174,6 +174,22 @@ put_parked(struct muster_buf *out, const json_t *body)
 }
 
 static void
+put_lost(struct muster_buf *out, const json_t *body)
+{
+    muster_buf_str(out, "its worker was lost");
+    add_field(out, " (", body, "node", ")");
+    add_field(out, ": ", body, "reason", "");
+}
+
+static void
+put_found(struct muster_buf *out, const json_t *body)
+{
+    muster_buf_str(out, "its worker is back");
+    add_field(out, " (", body, "node", ")");
+    muster_buf_str(out, ", the attempt goes on");
+}
+
+static void
 put_completed(struct muster_buf *out, const json_t *body)
 {
     muster_buf_str(out, "completed");
@@ -230,6 +246,17 @@ put_resumed(struct muster_buf *out, const json_t *body)
     add_field(out, " by ", body, "by", "");
 }
 
+static void
+put_node(struct muster_buf *out, const json_t *body)
+{
+    const char *state = json_text(body, "state");
+
+    muster_buf_str(out, "worker");
+    add_field(out, " ", body, "node", "");
+    muster_buf_printf(out, " is %s", *state ? state : "in another state");
+    add_field(out, ": ", body, "reason", "");
+}
+
 enum end { GOES_ON, COMPLETED, FAILED, CANCELLED };
 
 static const struct event_words {
@@ -256,6 +283,9 @@ static const struct event_words {
     {"agent.process", put_process, GOES_ON, false, false},
     {"team.paused", put_paused, GOES_ON, false, false},
     {"team.resumed", put_resumed, GOES_ON, false, false},
+    {"job.lost", put_lost, GOES_ON, false, true},
+    {"job.found", put_found, GOES_ON, false, false},
+    {"node.changed", put_node, GOES_ON, false, true},
 };
 
 static const struct event_words *

@@ -25,6 +25,7 @@ struct follow {
     char job[96];      /* "" until the stream named it */
     char progress[64]; /* ", 3/7 tests"; "" until the agent says how far it is */
     bool printed;      /* some text of the answer was shown */
+    bool lost;         /* its worker was lost, and nothing of the answer came since */
     bool ended;        /* the last event of the job came */
     int result;        /* then: how it ended */
 };
@@ -67,6 +68,10 @@ on_chunk(struct follow *follow, const json_t *data)
     const char *text = json_text(data, "text");
 
     note_work(follow);
+    if (follow->lost && follow->printed)
+        term_note(follow->term, "muster: another worker has the job: the answer begins anew");
+    if (follow->lost)
+        follow->lost = follow->printed = false;
     term_text(follow->term, text, strlen(text));
     follow->printed = follow->printed || *text;
 }
@@ -100,7 +105,26 @@ on_retry(struct follow *follow, const json_t *data)
     term_note(follow->term, "muster: the attempt failed%s%s: the server tries again", *code ? " with " : "", code);
     term_label(follow->term, "waiting");
     follow->progress[0] = '\0';
-    follow->printed = false;
+    follow->printed = follow->lost = false;
+}
+
+static void
+on_lost(struct follow *follow, const json_t *data)
+{
+    const char *message = json_text(data, "message");
+
+    term_note(follow->term, "muster: the worker %s was lost%s%s: the job waits for it, or for another one",
+              json_text(data, "node"), *message ? ": " : "", message);
+    term_label(follow->term, "waiting");
+    follow->progress[0] = '\0';
+    follow->lost = true;
+}
+
+static void
+on_found(struct follow *follow, const json_t *data)
+{
+    term_note(follow->term, "muster: the worker %s is back: the answer goes on", json_text(data, "node"));
+    follow->lost = false;
 }
 
 static void
@@ -149,6 +173,7 @@ static const struct {
     {"start", on_start, GOES_ON},         {"chunk", on_chunk, GOES_ON},
     {"tool_use", on_tool_use, GOES_ON},   {"permission_denied", on_denied, GOES_ON},
     {"progress", on_progress, GOES_ON},   {"retry", on_retry, GOES_ON},
+    {"lost", on_lost, GOES_ON},           {"found", on_found, GOES_ON},
     {"complete", on_complete, ENDS_WELL}, {"error", on_error, ENDS_BADLY},
 };
 

@@ -22,6 +22,18 @@ static const struct option_row serve_options[] = {
     {NULL, NULL, NULL},
 };
 
+static const struct option_row worker_options_rows[] = {
+    {"--hub", "ADDR", "bus.commands of the hub: tcp://HOST:PORT or ipc://PATH (worker.hub)."},
+    {"--teams", "T,..", "Teams that it offers (worker.teams, or all of the configuration)."},
+    {"--config", "FILE", "Configuration with the teams; see muster describe options."},
+    {"--name", "NAME", "Its name at the hub, unique there (worker.name, or the host's)."},
+    {"--hub-key", "KEY|FILE", "The hub's CURVE public key; --curve-key may have it too."},
+    {"--curve-key", "FILE", "The CURVE secret key: what muster key create --curve printed."},
+    {"--labels", "K=V,..", "What it says of itself, besides worker.labels."},
+    {"--keep-trying", NULL, "Go on also when the hub refuses it at first."},
+    {NULL, NULL, NULL},
+};
+
 #define PRIORITY_ROW                                                                                                   \
     {                                                                                                                  \
         "--priority", "P", "critical, high, normal (default) or low."                                                  \
@@ -102,6 +114,18 @@ static const struct option_row history_options[] = {
     {NULL, NULL, NULL},
 };
 
+static const struct option_row drain_options[] = {
+    {"--wait", NULL, "Return when nothing runs there any more."},
+    {"--resume", NULL, "Let it take jobs again."},
+    {NULL, NULL, NULL},
+};
+
+static const struct option_row bench_options[] = {
+    {"--connections", "N", "Connections at a time (16)."},
+    {"--span", "DUR", "How long each work is measured (2s)."},
+    {NULL, NULL, NULL},
+};
+
 static const struct option_row key_options_rows[] = {
     {"--scope", "A,B", "What it may do (teams:read,teams:write); see muster describe scopes."},
     {"--team", "T,..", "Teams it may use (all)."},
@@ -141,6 +165,8 @@ static int run_help(const struct call *call);
 
 static const struct command commands[] = {
     {"serve", "", "Run the server.", serve_options, 0, 0, run_serve},
+    {"worker", "", "Do jobs of a server elsewhere; its data folder is ./muster-worker.", worker_options_rows, 0, 0,
+     run_worker},
     {"ask", "TEAM QUESTION|-", "Ask a team and print its answer.", ask_options, 2, CALL_ARGS_MAX, run_ask},
     {"execute", "TEAM TASK|-", "Give a team a task and print the job's id.", execute_options, 2, CALL_ARGS_MAX,
      run_execute},
@@ -155,6 +181,8 @@ static const struct command commands[] = {
     {"watch", "[TEAM|ID]", "Show events as they happen; of a job up to its end.", watch_options, 0, 1, run_watch},
     {"jobs", "", "List the jobs that have not ended, the newest first.", jobs_options, 0, 0, run_jobs},
     {"history", "", "List jobs, the newest first.", history_options, 0, 0, run_history},
+    {"nodes", "", "Show the workers on other hosts, and the server itself.", NULL, 0, 0, run_nodes},
+    {"drain", "NODE", "Let a worker take no more jobs; it goes on with those it has.", drain_options, 1, 1, run_drain},
     {"key create", "NAME", "Make an API key and print it.", key_options_rows, 1, 1, run_key_create},
     {"key list", "", "List the API keys.", NULL, 0, 0, run_key_list},
     {"key rotate", "ID|NAME", "Give an API key a new text and print it.", rotate_options, 1, 1, run_key_rotate},
@@ -173,6 +201,7 @@ static const struct command commands[] = {
      run_webhook_secret},
     {"describe", "[TOPIC [NAME]]", "Print reference text; without a topic the topics.", NULL, 0, 2, run_describe},
     {"check-config", "FILE", "Say whether a configuration file is right.", NULL, 1, 1, run_check_config},
+    {"bench", "[TEAM]", "Measure a server; where there is none, one of its own.", bench_options, 0, 1, run_bench},
     {"version", "", "Print the version.", NULL, 0, 0, run_version},
     {"help", "[COMMAND]", "Print this, or all about a command.", NULL, 0, 2, run_help},
     {NULL, NULL, NULL, NULL, 0, 0, NULL},

@@ -3,59 +3,19 @@
  * order, a second one parks at once what still runs. */
 #include <errno.h>
 #include <limits.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "api/muster.h"
 #include "schemas/muster_buf.h"
 #include "tools/client.h"
 #include "tools/commands.h"
+#include "tools/daemon.h"
 #include "tools/term.h"
 
-#define REAP_S 1
-
-/* The drain, on a thread of its own so that the main thread still hears signals. */
-struct draining {
-    struct muster_hub *hub;
-    atomic_bool done;
-};
-
-/* ---- before the start ---- */
-
-static void
-block_signals(sigset_t *set)
-{
-    sigemptyset(set);
-    sigaddset(set, SIGINT);
-    sigaddset(set, SIGTERM);
-    sigaddset(set, SIGHUP);
-    sigaddset(set, SIGUSR1); /* our own: the drain is over */
-    sigaddset(set, SIGPIPE);
-    sigaddset(set, SIGXFSZ);
-    pthread_sigmask(SIG_BLOCK, set, NULL);
-    sigdelset(set, SIGPIPE); /* these two are never waited for: a write that fails is an error and nothing more */
-    sigdelset(set, SIGXFSZ);
-}
-
-/* Every connection and agent takes descriptors; the soft limit is often only 1024. */
-static void
-raise_descriptors(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max)
-        return;
-    limit.rlim_cur = limit.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-        perror("muster: cannot raise the limit of open files, going on");
-}
+#define REAP_MS 1000
 
 /* ---- ready ---- */
 
@@ -143,55 +103,18 @@ announce(const struct muster_hub *hub)
     muster_buf_free(&out);
 }
 
-/* ---- serving and stopping ---- */
+/* ---- stopping ---- */
 
-/* Serve until a signal asks for the end; on the way, once a second, reap what agents left behind. */
 static void
-serve(struct muster_hub *hub, const sigset_t *set)
+drain(void *hub)
 {
-    const struct timespec pause = {.tv_sec = REAP_S};
-    int signal;
-
-    do {
-        signal = sigtimedwait(set, NULL, &pause);
-        muster_hub_reap(hub);
-        if (signal == SIGHUP)
-            fputs("muster: reload is not supported; restart\n", stderr);
-    } while (signal != SIGINT && signal != SIGTERM);
+    muster_hub_drain(hub);
 }
 
-static void *
-drain_hub(void *arg)
-{
-    struct draining *draining = arg;
-
-    muster_hub_drain(draining->hub);
-    atomic_store(&draining->done, true);
-    kill(getpid(), SIGUSR1);
-    return NULL;
-}
-
-/* A further signal while jobs are let end parks them at once. */
 static void
-drain(struct muster_hub *hub, const sigset_t *set)
+hurry(void *hub)
 {
-    struct draining draining = {.hub = hub};
-    const struct timespec pause = {.tv_sec = REAP_S};
-    pthread_t thread;
-    int signal;
-
-    puts("stopping: running jobs may end first (signal again to park them now)");
-    fflush(stdout);
-    if (pthread_create(&thread, NULL, drain_hub, &draining) != 0) {
-        muster_hub_hurry(hub);
-        return;
-    }
-    while (!atomic_load(&draining.done)) {
-        signal = sigtimedwait(set, NULL, &pause);
-        if (signal == SIGINT || signal == SIGTERM)
-            muster_hub_hurry(hub);
-    }
-    pthread_join(thread, NULL);
+    muster_hub_hurry(hub);
 }
 
 int
@@ -204,19 +127,23 @@ run_serve(const struct call *call)
         .own_process = true,
         .log_fd = STDERR_FILENO,
     };
+    struct daemon daemon = {.drain = drain, .hurry = hurry};
     struct muster_hub *hub;
     char problem[1024] = "";
     bool config_error = false;
     sigset_t set;
 
-    block_signals(&set);
-    raise_descriptors();
+    daemon_prepare(&set);
     hub = muster_hub_start(&settings, problem, sizeof problem, &config_error);
     if (!hub)
         return complain(config_error ? EXIT_USAGE : EXIT_FAILED, "%s", problem);
     announce(hub);
-    serve(hub, &set);
-    drain(hub, &set);
+    while (!daemon_ends(&set, REAP_MS))
+        muster_hub_reap(hub); /* what agents left behind */
+    puts("stopping: running jobs may end first (signal again to park them now)");
+    fflush(stdout);
+    daemon.what = hub;
+    daemon_drain(&daemon, &set);
     muster_hub_stop(&hub);
     puts("stopped");
     return EXIT_DONE;

@@ -320,7 +320,8 @@ show_teams(const json_t *teams)
         {"TEAM", "name", COLUMN_TEXT, 32, false},     {"STATUS", "status", COLUMN_TEXT, 16, false},
         {"DRIVER", "driver", COLUMN_TEXT, 12, false}, {"RUNNING", "running", COLUMN_TEXT, 8, false},
         {"QUEUED", "queued", COLUMN_TEXT, 8, false},  {"CONCURRENCY", "concurrency", COLUMN_TEXT, 12, false},
-        {"PAUSED", "paused", COLUMN_FLAG, 8, true},   {NULL, NULL, COLUMN_TEXT, 0, false},
+        {"WORKERS", "workers", COLUMN_TEXT, 8, true}, {"PAUSED", "paused", COLUMN_FLAG, 8, true},
+        {NULL, NULL, COLUMN_TEXT, 0, false},
     };
 
     show_table(teams, columns);

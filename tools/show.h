@@ -25,6 +25,8 @@ void show_fields(const json_t *object, int indent);
 void show_teams(const json_t *teams);
 void show_keys(const json_t *keys);
 void show_webhooks(const json_t *answer);
+/* nodes.c: the server, then its workers; `now_ms` tells how long ago they were heard of. */
+void show_nodes(const json_t *answer, int64_t now_ms);
 void show_history(const json_t *answer);
 /* As the history, for a person who looks after jobs: `now_ms` tells how old they are. */
 void show_jobs(const json_t *answer, int64_t now_ms);

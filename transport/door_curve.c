@@ -33,3 +33,15 @@ muster_z85(const uint8_t key[MUSTER_CURVE], char out_text[MUSTER_Z85])
 {
     (void)zmq_z85_encode(out_text, key, MUSTER_CURVE);
 }
+
+bool
+muster_curve_parse(const char *text, uint8_t out_key[MUSTER_CURVE])
+{
+    uint8_t key[MUSTER_CURVE];
+    bool good = strlen(text) == MUSTER_Z85 - 1 && zmq_z85_decode(key, text) != NULL;
+
+    if (good)
+        memcpy(out_key, key, sizeof key);
+    explicit_bzero(key, sizeof key);
+    return good;
+}

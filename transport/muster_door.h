@@ -18,6 +18,8 @@
 void muster_curve_pair(uint8_t out_secret[MUSTER_CURVE], uint8_t out_public[MUSTER_CURVE]);
 void muster_curve_public(const uint8_t secret[MUSTER_CURVE], uint8_t out_public[MUSTER_CURVE]);
 void muster_z85(const uint8_t key[MUSTER_CURVE], char out_text[MUSTER_Z85]);
+/* The key of such a text; false: it is none. */
+bool muster_curve_parse(const char *text, uint8_t out_key[MUSTER_CURVE]);
 
 /* ---- the door ---- */
 
@@ -31,8 +33,7 @@ struct muster_door_spec {
     uint8_t secret[MUSTER_CURVE]; /* the server's own */
     int64_t max_clients;          /* connections, */
     int64_t max_events;           /* events for one slow subscriber, */
-    int64_t max_message;          /* bytes of one message, */
-    int64_t max_backlog;          /* and of unread answers of one client */
+    int64_t max_message;          /* and bytes of one message */
 };
 
 /* `key` is the client's CURVE public key; NULL: it came without. */
@@ -62,12 +63,13 @@ struct muster_door_counts {
 muster_err muster_door_open(struct muster_loop *loop, const struct muster_door_spec *spec,
                             const struct muster_door_hooks *hooks, void *arg, struct muster_door **out_door,
                             char *problem, size_t problem_size);
-/* What was sent and not read is lost. */
+/* What was sent and has not left within 100 ms is lost. */
 void muster_door_close(struct muster_door **door_p);
 /* Handle what has come; the loop's idle hook. */
 void muster_door_pump(struct muster_door *door);
-/* Send the content of `frame`, which is empty afterwards.  MUSTER_GONE, MUSTER_OVERLOADED: dropped and counted. */
-muster_err muster_door_send(struct muster_door *door, uint32_t guest, struct muster_buf *frame);
+/* Send the content of `frame`, which is empty afterwards.  MUSTER_GONE: the client has left; MUSTER_OVERLOADED: with it
+ * more than `max_backlog` bytes would be unread by that client.  In both cases it is dropped and counted. */
+muster_err muster_door_send(struct muster_door *door, uint32_t guest, int64_t max_backlog, struct muster_buf *frame);
 /* Send a message of `count` frames to those that hear their first one as a topic. */
 void muster_door_publish(struct muster_door *door, const struct muster_bytes *frames, size_t count);
 /* End all subscribers' connections; they come back and are let in, or not, as is right now. */

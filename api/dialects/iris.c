@@ -71,21 +71,26 @@ static const struct muster_type *const answers[] = {
     &iris_teams_type,  &iris_team_status_type, &iris_paused_type,  &iris_error_type,     NULL};
 static const struct muster_type *const error_details[] = {&iris_pending_type, &iris_failure_type, &iris_ended_type,
                                                           NULL};
-static const struct muster_type *const events[] = {&iris_start_type,    &iris_chunk_type,  &iris_tool_use_type,
-                                                   &iris_denied_type,   &iris_step_type,   &iris_retry_type,
-                                                   &iris_complete_type, &iris_broken_type, NULL};
+static const struct muster_type *const events[] = {&iris_start_type,
+                                                   &iris_chunk_type,
+                                                   &iris_tool_use_type,
+                                                   &iris_denied_type,
+                                                   &iris_step_type,
+                                                   &iris_retry_type,
+                                                   &iris_lost_type,
+                                                   &iris_found_type,
+                                                   &iris_complete_type,
+                                                   &iris_broken_type,
+                                                   NULL};
 static const struct muster_type *const socket_in[] = {
     &iris_said_type, &iris_auth_type, &iris_subscribe_type, &iris_unsubscribe_type,
     &iris_send_type, &iris_end_type,  &iris_resume_type,    NULL};
-static const struct muster_type *const socket_out[] = {&iris_authenticated_type, &iris_subscribed_type,
-                                                       &iris_resumed_type,       &iris_unsubscribed_type,
-                                                       &iris_sent_type,          &iris_socket_cancelled_type,
-                                                       &iris_pong_type,          &iris_socket_start_type,
-                                                       &iris_socket_chunk_type,  &iris_socket_tool_use_type,
-                                                       &iris_socket_denied_type, &iris_socket_progress_type,
-                                                       &iris_socket_retry_type,  &iris_socket_complete_type,
-                                                       &iris_socket_error_type,  &iris_lacking_type,
-                                                       &iris_misfit_type,        NULL};
+static const struct muster_type *const socket_out[] = {
+    &iris_authenticated_type, &iris_subscribed_type,       &iris_resumed_type,       &iris_unsubscribed_type,
+    &iris_sent_type,          &iris_socket_cancelled_type, &iris_pong_type,          &iris_socket_start_type,
+    &iris_socket_chunk_type,  &iris_socket_tool_use_type,  &iris_socket_denied_type, &iris_socket_progress_type,
+    &iris_socket_retry_type,  &iris_socket_complete_type,  &iris_socket_error_type,  &iris_lacking_type,
+    &iris_socket_lost_type,   &iris_socket_found_type,     &iris_misfit_type,        NULL};
 static const struct muster_type *const callbacks[] = {&callback_body_type, NULL};
 static const struct http_bodies bodies[] = {{"requests", requests},
                                             {"answers", answers},

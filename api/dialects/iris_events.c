@@ -130,6 +130,24 @@ put_notice(const struct telling *t, const void *body)
 }
 
 static void
+put_lost(const struct telling *t, const void *body)
+{
+    const struct job_lost *in = body;
+    struct iris_lost lost = {message_id(t), in->node, in->reason};
+
+    put(t, &iris_lost_type, &lost);
+}
+
+static void
+put_found(const struct telling *t, const void *body)
+{
+    const struct job_found *in = body;
+    struct iris_found found = {message_id(t), in->node};
+
+    put(t, &iris_found_type, &found);
+}
+
+static void
 put_complete(const struct telling *t, const void *body)
 {
     const struct job_completed *in = body;
@@ -239,6 +257,24 @@ say_notice(const struct telling *t, const void *body)
 }
 
 static void
+say_lost(const struct telling *t, const void *body)
+{
+    const struct job_lost *in = body;
+    struct iris_socket_lost lost = {HEAD(t, "lost"), .node = in->node, .message = in->reason};
+
+    say(t, &iris_socket_lost_type, &lost);
+}
+
+static void
+say_found(const struct telling *t, const void *body)
+{
+    const struct job_found *in = body;
+    struct iris_socket_found found = {HEAD(t, "found"), .node = in->node};
+
+    say(t, &iris_socket_found_type, &found);
+}
+
+static void
 say_complete(const struct telling *t, const void *body)
 {
     const struct job_completed *in = body;
@@ -284,6 +320,8 @@ static const struct shown {
              {&job_cancelled_type, put_cancelled, say_cancelled},
              {&job_permission_type, put_permission, say_permission},
              {&job_notice_type, put_notice, say_notice},
+             {&job_lost_type, put_lost, say_lost},
+             {&job_found_type, put_found, say_found},
              {NULL, NULL, NULL}};
 
 /* NULL: it is not shown. */

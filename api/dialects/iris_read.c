@@ -33,8 +33,38 @@ process_count(const struct muster_agent_view *view)
     return count < MUSTER_VIEW_PROCESSES ? count : MUSTER_VIEW_PROCESSES;
 }
 
+/* Workers that take a team's jobs. */
+struct hands {
+    bool needed; /* it has no agents here */
+    int64_t workers, capacity;
+};
+
+static struct hands
+hands_of(struct http_request *request, const struct team_options *team)
+{
+    struct hands hands = {.needed = team->driver == driver_kind_REMOTE, .capacity = team->concurrency};
+    struct muster_notice *notice =
+        hands.needed ? muster_board_take(http_house(request)->bus, MUSTER_NODES_BOARD) : NULL;
+    const struct muster_nodes_view *view = notice ? muster_notice_object(notice) : NULL;
+    const struct muster_node_team *of;
+    size_t i, k;
+
+    if (hands.needed)
+        hands.capacity = 0;
+    for (i = 0; view && i < view->count; i++)
+        for (k = 0; view->nodes[i].state == node_state_UP && k < view->nodes[i].team_count; k++) {
+            of = &view->nodes[i].teams[k];
+            if (strcmp(of->name, team->name) == 0 && of->fits) {
+                hands.workers++;
+                hands.capacity += of->capacity;
+            }
+        }
+    muster_notice_release(&notice);
+    return hands;
+}
+
 static const char *
-team_status(const struct muster_queue_view *queue, const struct muster_agent_view *agent)
+team_status(const struct muster_queue_view *queue, const struct muster_agent_view *agent, const struct hands *hands)
 {
     size_t i;
 
@@ -45,6 +75,8 @@ team_status(const struct muster_queue_view *queue, const struct muster_agent_vie
             return "starting";
     if (queue->paused)
         return "paused";
+    if (hands->needed && hands->workers == 0)
+        return "offline";
     return queue->queued > 0 ? "busy" : "idle";
 }
 
@@ -59,18 +91,21 @@ iris_handle_teams(struct http_request *request)
     for (i = 0; i < options->teams.count; i++) {
         const struct team_options *team = &options->teams.items[i];
         struct muster_queue_view queue;
+        struct hands hands;
 
         if (!http_may_use(request, team->name))
             continue;
         queue = iris_queue_view(request, team->name);
+        hands = hands_of(request, team);
         items[answer.teams.count++] =
             (struct iris_team){.name = team->name,
-                               .status = team_status(&queue, agent_view(request, team->name)),
+                               .status = team_status(&queue, agent_view(request, team->name), &hands),
                                .paused = queue.paused,
                                .driver = muster_enum_wire(&driver_kind_enum, (int)team->driver),
                                .queued = queue.queued,
                                .running = queue.running,
-                               .concurrency = team->concurrency};
+                               .concurrency = hands.capacity,
+                               .workers = hands.workers};
     }
     http_answer_type(request, 200, &iris_teams_type, &answer);
 }
@@ -102,13 +137,15 @@ iris_handle_team_status(struct http_request *request)
     const struct team_options *team = muster_team_options(http_house(request)->options, http_param(request, "team"));
     const struct muster_agent_view *agent = agent_view(request, team->name);
     struct muster_queue_view queue = iris_queue_view(request, team->name);
+    struct hands hands = hands_of(request, team);
     struct iris_team_status answer = {.team = team->name,
-                                      .status = team_status(&queue, agent),
+                                      .status = team_status(&queue, agent, &hands),
                                       .paused = queue.paused,
                                       .driver = muster_enum_wire(&driver_kind_enum, (int)team->driver),
                                       .queued = queue.queued,
                                       .running = queue.running,
-                                      .concurrency = team->concurrency,
+                                      .concurrency = hands.capacity,
+                                      .workers = hands.workers,
                                       .averageDuration = queue.mean_ms,
                                       .completed = queue.completed,
                                       .failed = queue.failed};

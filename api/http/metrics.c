@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* The gateway's counters, and the text for Prometheus of these and of what others publish.  Counting is atomic and done
  * by every connection's thread. */
+#include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "api/bus.h"
 #include "api/http/gateway.h"
@@ -253,6 +255,65 @@ print_bus(const struct muster_house *house, struct muster_buf *out)
     muster_notice_release(&notice);
 }
 
+/* ---- workers ---- */
+
+static void
+print_node_states(const struct muster_nodes_view *view, struct muster_buf *out)
+{
+    const struct muster_enum_value *state;
+    size_t i, count;
+
+    print_head(out, "muster_nodes", "gauge", "Workers by how they stand to the server.");
+    for (state = node_state_enum.values; state->wire; state++) {
+        for (count = i = 0; i < view->count; i++)
+            count += (int)view->nodes[i].state == state->value;
+        muster_buf_printf(out, "muster_nodes{state=\"%s\"} %zu\n", state->wire, count);
+    }
+}
+
+/* One gauge of each worker; `field` is an int64_t of its view. */
+static void
+print_nodes(const struct muster_nodes_view *view, struct muster_buf *out, const char *name, const char *help,
+            size_t field)
+{
+    size_t i;
+    int64_t value;
+
+    print_head(out, name, "gauge", help);
+    for (i = 0; i < view->count; i++) {
+        memcpy(&value, (const char *)&view->nodes[i] + field, sizeof value);
+        muster_buf_printf(out, "%s{node=\"%s\"} %lld\n", name, view->nodes[i].name, (long long)value);
+    }
+}
+
+/* Names of workers are letters, digits, '.', '_' and '-': nothing to escape. */
+static void
+print_workers(const struct muster_house *house, struct muster_buf *out)
+{
+    struct muster_notice *notice = muster_board_take(house->bus, MUSTER_NODES_BOARD);
+    const struct muster_nodes_view *view = notice ? muster_notice_object(notice) : NULL;
+
+    if (view) {
+        print_node_states(view, out);
+        print_nodes(view, out, "muster_node_running", "Attempts that a worker has.",
+                    offsetof(struct muster_node_view, running));
+        print_nodes(view, out, "muster_node_parcels", "Parcels of a worker that are not acknowledged, as it said last.",
+                    offsetof(struct muster_node_view, parcels));
+        print_nodes(view, out, "muster_node_parcels_bytes", "Bytes of these.",
+                    offsetof(struct muster_node_view, parcels_bytes));
+        print_nodes(view, out, "muster_node_oldest_parcel_ms", "Age of the oldest of them.",
+                    offsetof(struct muster_node_view, oldest_ms));
+        print(out, "muster_nodes_attached_total", "counter", "Workers that attached themselves.",
+              (int64_t)view->attached);
+        print(out, "muster_nodes_refused_total", "counter", "Workers that were refused.", (int64_t)view->refused);
+        print(out, "muster_nodes_lost_total", "counter", "Workers that were lost.", (int64_t)view->lost);
+        print(out, "muster_nodes_parcels_total", "counter", "Parcels of workers.", (int64_t)view->parcels);
+        print(out, "muster_nodes_stale_total", "counter",
+              "Events and reports of workers that were of no current attempt.", (int64_t)view->stale);
+    }
+    muster_notice_release(&notice);
+}
+
 void
 http_server_metrics(const struct http_server *server, struct muster_buf *out)
 {
@@ -266,4 +327,5 @@ http_server_metrics(const struct http_server *server, struct muster_buf *out)
     print_mailboxes(server->house.bus, out);
     print_store(server->house.store, out);
     print_bus(&server->house, out);
+    print_workers(&server->house, out);
 }

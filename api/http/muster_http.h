@@ -216,9 +216,10 @@ void http_server_metrics(const struct http_server *server, struct muster_buf *ou
 /* Errors in the shape of the routes that belong to no document. */
 void http_render_plain_error(struct muster_buf *out, muster_err err, const char *message, const char *details,
                              int64_t now_ms);
-/* Routes of webhooks and of events; see http_dialects. */
+/* Routes of webhooks, of events and of workers; see http_dialects. */
 extern const struct http_dialect http_webhooks;
 extern const struct http_dialect http_events;
+extern const struct http_dialect http_nodes;
 
 /* All dialects of this build, ends with NULL. */
 extern const struct http_dialect *const http_dialects[];

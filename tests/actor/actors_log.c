@@ -122,6 +122,199 @@ Test(log, many_bytes_are_written_without_waiting)
     fake_free(&ctx);
 }
 
+/* ---- records ---- */
+
+static struct node
+node_of(const char *name, int64_t received)
+{
+    return (struct node){.id = muster_id_of("node", name), .name = name, .epoch = "e1", .received = received};
+}
+
+/* Events, none if `text` is NULL, and a record. */
+static void
+append_put(struct muster_ctx *ctx, const char *text, const struct node *record)
+{
+    struct job_chunk chunk = {.text = text};
+    struct log_entry entry = {.at_ms = FAKE_START_MS, .type = "job.chunk", .team = "t", .attempt = 1};
+    struct muster_buf packed = {0}, value = {0};
+    struct store_put put = {.record = "node"};
+    struct log_append body = {.entries = {&entry, text ? 1 : 0}, .put = &put};
+
+    entry.job = muster_id_new(FAKE_START_MS);
+    muster_pack(&job_chunk_type, &chunk, &packed);
+    muster_pack(&node_type, record, &value);
+    entry.body = (struct muster_bytes){(const uint8_t *)packed.data, packed.size};
+    put.value = (struct muster_bytes){(const uint8_t *)value.data, value.size};
+    cr_assert_eq(fake_call(ctx, "", 0, &log_append_type, &body), MUSTER_OK);
+    muster_buf_free(&packed);
+    muster_buf_free(&value);
+}
+
+static int64_t
+received(struct muster_ctx *ctx, const char *name)
+{
+    struct muster_id id = muster_id_of("node", name);
+    const struct node *record = fake_get(ctx, &node_type, &id);
+
+    return record ? record->received : -1;
+}
+
+Test(log, a_record_is_written_in_one_commit_with_the_events_before_it)
+{
+    struct muster_ctx *ctx = log_new();
+    struct muster_id job = muster_id_new(FAKE_START_MS);
+    struct node record = node_of("w1", 7);
+    const struct store_commit *commit;
+
+    append(ctx, &job, "before");
+    append_put(ctx, "with", &record);
+    append(ctx, &job, "after");
+    cr_assert_eq(fake_sent_count(ctx), 0);
+    fake_advance(ctx, 10);
+    cr_assert_eq(fake_sent_count(ctx), 1);
+    commit = fake_take(ctx)->body;
+    cr_assert_eq(commit->events.count, 3);
+    cr_assert_eq(commit->puts.count, 1);
+    cr_assert_str_eq(commit->puts.items[0].record, "node");
+    fake_free(&ctx);
+}
+
+Test(log, a_record_alone_is_written_as_soon_as_events_are)
+{
+    struct muster_ctx *ctx = log_new();
+    struct node record = node_of("w1", 7);
+
+    append_put(ctx, NULL, &record);
+    cr_assert_eq(fake_event_count(ctx), 0);
+    fake_advance(ctx, 10);
+    cr_assert_eq(fake_commit_all(ctx), 1);
+    cr_assert_eq(received(ctx, "w1"), 7);
+    fake_advance(ctx, 1000);
+    cr_assert_eq(fake_sent_count(ctx), 0, "once");
+    append_put(ctx, NULL, &record);
+    fake_advance(ctx, 10);
+    cr_assert_eq(fake_commit_all(ctx), 1, "also the next one");
+    fake_free(&ctx);
+}
+
+Test(log, of_records_with_one_id_the_last_is_written)
+{
+    struct muster_ctx *ctx = log_new();
+    struct node one = node_of("w1", 1), two = node_of("w1", 2), other = node_of("w2", 5);
+    const struct store_commit *commit;
+
+    append_put(ctx, "a", &one);
+    append_put(ctx, "b", &other);
+    append_put(ctx, "c", &two);
+    fake_advance(ctx, 10);
+    commit = fake_take_type(ctx, &store_commit_type)->body;
+    cr_assert_eq(commit->puts.count, 2);
+    cr_assert_eq(commit->events.count, 3);
+    append_put(ctx, "a", &one);
+    append_put(ctx, "b", &other);
+    append_put(ctx, "c", &two);
+    fake_advance(ctx, 10);
+    fake_commit_all(ctx);
+    cr_assert_eq(received(ctx, "w1"), 2);
+    cr_assert_eq(received(ctx, "w2"), 5);
+    fake_free(&ctx);
+}
+
+Test(log, a_record_is_removed_in_its_turn)
+{
+    struct muster_ctx *ctx = log_new();
+    struct node record = node_of("w1", 1);
+    struct store_put put = {.record = "node", .value = {record.id.bytes, sizeof record.id.bytes}, .remove = true};
+    struct log_append body = {.put = &put};
+
+    append_put(ctx, "a", &record);
+    cr_assert_eq(fake_call(ctx, "", 0, &log_append_type, &body), MUSTER_OK);
+    fake_advance(ctx, 10);
+    fake_commit_all(ctx);
+    cr_assert_eq(received(ctx, "w1"), -1);
+    cr_assert_eq(fake_call(ctx, "", 0, &log_append_type, &body), MUSTER_OK);
+    append_put(ctx, "a", &record);
+    fake_advance(ctx, 10);
+    fake_commit_all(ctx);
+    cr_assert_eq(received(ctx, "w1"), 1);
+    fake_free(&ctx);
+}
+
+Test(log, records_never_overtake_events_when_the_store_is_full)
+{
+    struct muster_ctx *ctx = log_new();
+    struct muster_id job = muster_id_new(FAKE_START_MS);
+    struct node record = node_of("w1", 1);
+    const struct store_commit *commit;
+
+    fake_refuse(ctx, MUSTER_STORE, MUSTER_OVERLOADED);
+    append(ctx, &job, "first");
+    fake_advance(ctx, 10);
+    append_put(ctx, NULL, &record);
+    fake_advance(ctx, 10);
+    fake_refuse(ctx, MUSTER_STORE, MUSTER_OK);
+    fake_advance(ctx, 10);
+    commit = fake_take(ctx)->body;
+    cr_assert_eq(commit->events.count, 1);
+    cr_assert_eq(commit->puts.count, 0);
+    commit = fake_take(ctx)->body;
+    cr_assert_eq(commit->puts.count, 1);
+    fake_free(&ctx);
+}
+
+Test(log, records_count_like_events_when_there_is_much_to_write)
+{
+    struct muster_ctx *ctx = log_new();
+    char *host = muster_alloc(256);
+    struct node record = node_of("w1", 1);
+    int i;
+
+    memset(host, 'h', 255);
+    record.host = host;
+    for (i = 0; i < 2000 && fake_sent_count(ctx) == 0; i++)
+        append_put(ctx, NULL, &record);
+    cr_assert_eq(fake_sent_count(ctx), 1, "records that were replaced take memory too");
+    free(host);
+    fake_free(&ctx);
+}
+
+Test(log, flush_and_report_take_records_along)
+{
+    struct muster_ctx *ctx = log_new();
+    struct node record = node_of("w1", 3);
+    struct queue_report report = {.attempt = 1, .state = job_state_COMPLETED};
+    struct log_report body = {.report = &report};
+    struct log_flush all = {.all = true};
+
+    report.job = muster_id_new(FAKE_START_MS);
+    append_put(ctx, NULL, &record);
+    fake_call(ctx, "", 0, &log_report_type, &body);
+    cr_assert_eq(fake_commit_all(ctx), 1);
+    cr_assert_eq(received(ctx, "w1"), 3);
+    record.received = 4;
+    append_put(ctx, NULL, &record);
+    fake_call(ctx, "caller/1", 3, &log_flush_type, &all);
+    cr_assert_eq(fake_commit_all(ctx), 1);
+    cr_assert_eq(received(ctx, "w1"), 4);
+    fake_free(&ctx);
+}
+
+Test(log, what_is_no_record_is_refused_with_its_events)
+{
+    struct muster_ctx *ctx = log_new();
+    struct store_put put = {.record = "node", .value = {(const uint8_t *)"nonsense", 8}};
+    struct log_entry entry = {.at_ms = FAKE_START_MS, .type = "job.chunk", .team = "t"};
+    struct log_append body = {.entries = {&entry, 1}, .put = &put};
+
+    cr_assert_eq(fake_call(ctx, "", 0, &log_append_type, &body), MUSTER_INVALID_REQUEST);
+    put.remove = true;
+    cr_assert_eq(fake_call(ctx, "", 0, &log_append_type, &body), MUSTER_INVALID_REQUEST);
+    fake_advance(ctx, 100);
+    cr_assert_eq(fake_event_count(ctx), 0);
+    cr_assert_eq(fake_sent_count(ctx), 0);
+    fake_free(&ctx);
+}
+
 /* ---- what is settled ---- */
 
 /* A durable event that the store has numbered and not yet on disk. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* Events for ZeroMQ subscribers when the thread that publishes them has missed some: read from the log, in order. */
+/* What the thread of the bus does when it has missed events: subscribers get them from the log, in order; reads that
+ * wait are looked at again. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +8,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "actors/keys.h"
 #include "api/bus_inside.h"
 
 enum { STORED = 5, HELD = 70000, WAIT_MS = 10000 };
@@ -18,6 +20,7 @@ struct site {
     struct bus bus;
     struct muster_post *log; /* what is asked of the log */
     char problem[256];
+    void (*act)(struct site *site); /* on the thread of the bus */
 };
 
 static const struct muster_door_hooks door_hooks = {NULL, NULL, bus_on_subscribe, bus_on_subscribed};
@@ -51,15 +54,13 @@ on_begin(void *arg, struct muster_loop *loop)
 
 /* More is held back than may be, so the log is asked; it answers twice, the first time before all is settled. */
 static void
-on_frame(void *arg, const void *data, size_t size)
+hold_too_much(struct site *site)
 {
-    struct bus *bus = &((struct site *)arg)->bus;
+    struct bus *bus = &site->bus;
     struct feed_event feed = {.settled = 0};
     struct event event;
     int64_t seq;
 
-    (void)data;
-    (void)size;
     bus->feed.asked = false;
     for (seq = STORED + 1; seq < HELD; seq++) {
         event = event_of(seq);
@@ -84,6 +85,64 @@ on_frame(void *arg, const void *data, size_t size)
     event = event_of(STORED + 1);
     feed.settled = STORED + 2;
     bus_on_feed(bus, &feed);
+}
+
+static struct bus_pending *
+waiting_read(struct bus *bus)
+{
+    static const struct log_read read = {.wait_ms = 60000};
+    struct bus_pending *pending = bus_new_pending(bus);
+
+    pending->stage = BUS_FLUSHED;
+    for (pending->row = muster_publics; pending->row->body != &log_read_type; pending->row++)
+        ;
+    pending->body = &read;
+    pending->trace = "";
+    pending->key.name = "reader";
+    pending->arena = muster_arena_new();
+    pending->wait_until_ms = muster_clock_ms() + read.wait_ms;
+    return pending;
+}
+
+static void
+miss_what_is_waited_for(struct site *site)
+{
+    struct bus *bus = &site->bus;
+    struct bus_pending *pending = waiting_read(bus);
+    struct event event = event_of(STORED + 5);
+    struct feed_event feed = {&event, STORED};
+
+    bus_wait(bus, pending, STORED);
+    cr_assert_eq(pending->wanted, 0);
+    bus_on_feed(bus, &feed);
+    cr_assert_eq(pending->wanted, STORED + 5);
+    cr_assert_eq(pending->stage, BUS_WAITING, "it is not settled");
+    bus_wait_on_feed(bus, NULL);
+    cr_assert_eq(pending->stage, BUS_FLUSHED, "the log is asked");
+    bus_wait(bus, pending, STORED);
+    cr_assert_eq(pending->wanted, STORED + 5, "there may be something in front of that");
+    while (bus_ask_log(bus, pending) == MUSTER_OK)
+        continue;
+    bus_wait_look(bus, pending);
+    cr_assert_eq(pending->stage, BUS_WAITING, "the log is too busy");
+    cr_assert_lt(pending->until_ms, pending->wait_until_ms);
+    pending->wait_until_ms = 0;
+    bus_wait_look(bus, pending);
+    cr_assert_eq(bus->pending_used, 0, "its time was over");
+    cr_assert_eq(bus->view.answers, 1);
+}
+
+static void
+on_frame(void *arg, const void *data, size_t size)
+{
+    struct site *site = arg;
+    struct muster_buf done = {0};
+
+    (void)data;
+    (void)size;
+    site->act(site);
+    muster_buf_str(&done, "done");
+    (void)muster_post_send(muster_loop_post(site->bus.loop), "test", &done);
 }
 
 static void
@@ -114,12 +173,8 @@ open_site(struct site *site)
                  MUSTER_OK, "%s", error.text);
     bus->house.options = site->config.options;
     bus->options = site->config.options->bus;
-    bus->spec = (struct muster_door_spec){.commands = "",
-                                          .events = bus->options->events,
-                                          .max_clients = 10,
-                                          .max_events = 1000,
-                                          .max_message = 1024,
-                                          .max_backlog = 4096};
+    bus->spec = (struct muster_door_spec){
+        .commands = "", .events = bus->options->events, .max_clients = 10, .max_events = 1000, .max_message = 1024};
     cr_assert_eq(muster_store_open(site->folder, site->config.options->store, &bus->house.store, site->problem,
                                    sizeof site->problem),
                  MUSTER_OK, "%s", site->problem);
@@ -137,6 +192,7 @@ close_site(struct site *site)
     muster_runner_stop(&site->bus.runner);
     muster_post_close(&site->log);
     bus_feed_free(&site->bus);
+    bus_requests_free(&site->bus);
     muster_bus_free(&site->bus.house.bus);
     muster_store_close(&site->bus.house.store);
     muster_config_free(&site->config);
@@ -175,6 +231,7 @@ Test(bus, what_was_missed_comes_from_the_log_in_order_and_once)
     char topic[16] = "", packed[256];
     int64_t seq;
 
+    site.act = hold_too_much;
     open_site(&site);
     zmq_setsockopt(socket, ZMQ_RCVTIMEO, &timeout, sizeof timeout);
     zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "", 0);
@@ -192,5 +249,31 @@ Test(bus, what_was_missed_comes_from_the_log_in_order_and_once)
     zmq_close(socket);
     zmq_ctx_term(context);
     muster_arena_free(&arena);
+    close_site(&site);
+}
+
+Test(bus, a_read_that_waits_is_looked_at_again_when_something_was_missed)
+{
+    static struct site site;
+    uint8_t digest[MUSTER_DIGEST] = {0}; /* as the read has it */
+    const char *scopes[] = {"*"};
+    struct key key = {.id = muster_id_new(1),
+                      .name = "reader",
+                      .scopes = {scopes, 1},
+                      .digest = {digest, sizeof digest},
+                      .created_ms = 1};
+    struct muster_buf go = {0};
+    struct muster_frame frame;
+    struct muster_post *test;
+
+    site.act = miss_what_is_waited_for;
+    open_site(&site);
+    cr_assert_eq(muster_post_open(site.bus.house.bus, "test", 10, &test), MUSTER_OK);
+    muster_board_publish(site.bus.house.bus, MUSTER_KEYS_BOARD, keys_new(&key, 1), keys_free);
+    muster_buf_str(&go, "go");
+    cr_assert_eq(muster_post_send(test, BUS_ADDRESS, &go), MUSTER_OK);
+    cr_assert_eq(muster_post_receive(test, WAIT_MS, -1, &frame), MUSTER_OK);
+    muster_frame_free(&frame);
+    muster_post_close(&test);
     close_site(&site);
 }

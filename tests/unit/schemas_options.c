@@ -628,3 +628,83 @@ Test(options, endpoints_of_zeromq_are_checked)
     cr_assert(!muster_endpoint_is_local("tcp://*:1"));
     muster_config_free(&config);
 }
+
+/* ---- workers ---- */
+
+Test(options, what_belongs_to_the_workers_is_refused_for_a_remote_team)
+{
+    static const char *const theirs[] = {"directory: x",
+                                         "command: [x]",
+                                         "model: x",
+                                         "permission_mode: x",
+                                         "concurrency: 2",
+                                         "silence_timeout: 1m",
+                                         "start_timeout: 1m",
+                                         "stop_timeout: 1m",
+                                         "idle_stop: 1m",
+                                         "env: {A: b}",
+                                         "permissions: {allow: [Read]}"};
+    struct muster_config config;
+    char text[256], expected[256];
+    size_t i;
+
+    for (i = 0; i < sizeof theirs / sizeof *theirs; i++) {
+        snprintf(text, sizeof text, "teams:\n  a:\n    driver: remote\n    %s\n", theirs[i]);
+        snprintf(expected, sizeof expected,
+                 "m.yaml:4:%d: teams.a.%.*s: belongs into the configuration of the workers, as the driver is remote",
+                 (int)strcspn(theirs[i], ":") + 7, (int)strcspn(theirs[i], ":"), theirs[i]);
+        expect_error(text, expected);
+    }
+    config = load("teams: {a: {driver: remote, turn_timeout: 1m, max_queued: 3, labels: {gpu: 'yes'}}}");
+    cr_assert_eq(config.options->teams.items[0].labels.count, 1u);
+    muster_config_free(&config);
+    expect_error("teams: {a: {labels: {gpu: 'yes'}}}",
+                 "m.yaml:1:21: teams.a.labels: is only for teams with the driver remote: which workers get its jobs");
+}
+
+Test(options, a_worker_is_checked)
+{
+    struct muster_config config = load("worker: {hub: 'ipc://run/hub', hub_key: keys/hub, curve_key: keys/own}");
+    const struct worker_options *worker = config.options->worker;
+
+    cr_assert_str_eq(worker->hub, "ipc:///etc/muster/run/hub");
+    cr_assert_str_eq(worker->hub_key, "/etc/muster/keys/hub");
+    cr_assert_str_eq(worker->curve_key, "/etc/muster/keys/own");
+    muster_config_free(&config);
+    config = load("{worker: {hub: 'tcp://hub.example:5570', name: w-1.x_Y, teams: [a], "
+                  "hub_key: 'rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7'}, teams: {a: {}}}");
+    cr_assert_str_eq(config.options->worker->hub_key, "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7");
+    muster_config_free(&config);
+    expect_error("worker: {hub: 'tcp://hub'}", "m.yaml:1:15: worker.hub: must be tcp://HOST:PORT or ipc://PATH");
+    expect_error("worker: {hub: 'tcp://hub:0'}", "m.yaml:1:15: worker.hub: must be tcp://HOST:PORT or ipc://PATH");
+    expect_error("worker: {hub: 'tcp://a b:1'}", "m.yaml:1:15: worker.hub: must be tcp://HOST:PORT or ipc://PATH");
+    expect_error("worker: {hub: 'http://h:1'}", "m.yaml:1:15: worker.hub: must be tcp://HOST:PORT or ipc://PATH");
+    expect_error("worker: {hub: 'ipc://'}", "m.yaml:1:15: worker.hub: must be tcp://HOST:PORT or ipc://PATH");
+    expect_error("worker: {name: 'a b'}", "m.yaml:1:16: worker.name: must have letters, digits, '.', '_' and '-' only");
+    expect_error("worker: {reconnect: 1s, max_reconnect: 10ms}",
+                 "m.yaml:1:40: worker.max_reconnect: must not be shorter than worker.reconnect");
+    expect_error("worker: {teams: [b]}", "m.yaml:1:18: worker.teams[0]: is not one of the teams");
+    expect_error("{worker: {teams: [a]}, teams: {a: {driver: remote}}}",
+                 "m.yaml:1:19: worker.teams[0]: is a team with the driver remote, so it is not of this process");
+}
+
+Test(options, endpoints_of_this_machine_are_told_from_others)
+{
+    cr_assert(muster_endpoint_is_local("ipc:///run/x"));
+    cr_assert(muster_endpoint_is_local("tcp://127.0.0.1:5570"));
+    cr_assert(muster_endpoint_is_local("tcp://localhost:5570"));
+    cr_assert_not(muster_endpoint_is_local("tcp://localhost.example:5570"));
+    cr_assert_not(muster_endpoint_is_local("tcp://10.0.0.1:5570"));
+    cr_assert_not(muster_endpoint_is_local("tcp://hub:5570"));
+}
+
+Test(options, a_data_folder_that_was_given_is_told_from_the_default)
+{
+    struct muster_config config = load("data: ./muster-data");
+
+    cr_assert(config.data_given);
+    muster_config_free(&config);
+    config = load("http: {}");
+    cr_assert_not(config.data_given);
+    muster_config_free(&config);
+}

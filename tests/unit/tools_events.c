@@ -83,6 +83,9 @@ Test(tools_events, every_type_has_its_words)
     expect("agent.process", "{\"process\":9,\"state\":\"busy\"}", "process 9 is busy");
     expect("team.paused", "{\"by\":\"root\"}", "the team is paused by root");
     expect("team.resumed", "{\"by\":\"root\"}", "the team is resumed by root");
+    expect("job.lost", "{\"node\":\"w1\",\"reason\":\"not heard of\"}", "its worker was lost (w1): not heard of");
+    expect("job.found", "{\"node\":\"w1\"}", "its worker is back (w1), the attempt goes on");
+    expect("node.changed", "{\"node\":\"w1\",\"state\":\"away\",\"reason\":\"silent\"}", "worker w1 is away: silent");
     expect("job.later", "{\"a\":[1]}", "job.later {\"a\":[1]}");
 }
 
@@ -91,11 +94,12 @@ Test(tools_events, any_field_may_be_missing_or_of_another_type)
     static const char *const types[] = {
         "job.queued", "job.started",   "job.chunk",     "job.tool_use", "job.tool_result", "job.permission",
         "job.usage",  "job.notice",    "job.retrying",  "job.parked",   "job.progress",    "job.completed",
-        "job.failed", "job.cancelled", "agent.process", "team.paused",  "team.resumed",    "other",
+        "job.failed", "job.cancelled", "agent.process", "team.paused",  "team.resumed",    "job.lost",
+        "job.found",  "node.changed",  "other",
     };
     static const char *const values[] = {"null", "7", "1e300", "-1", "\"text\"", "[1,{}]", "{\"usage\":5}", "true"};
     static const char fields[] = "priority position process resumed text tool file input failed verdict rule usage "
-                                 "kind code message delay_ms reason current total step duration_ms by state";
+                                 "kind code message delay_ms reason current total step duration_ms by state node";
     char event[4096];
     struct event_style style = {.width = 80};
     size_t t;

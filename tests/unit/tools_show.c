@@ -144,3 +144,20 @@ Test(tools_show, a_number_that_is_none_is_minus_one)
     json_decref(json);
     expect_stdout("");
 }
+
+Test(tools_show, the_server_stands_before_its_workers)
+{
+    json_t *answer =
+        parse("{\"hub\":{\"host\":\"here\",\"version\":\"0.1.0\",\"running\":0,\"load\":{\"load1\":0.25,\"cpus\":2},"
+              "\"teams\":[]},\"nodes\":[{\"name\":\"w1\",\"host\":\"far\",\"version\":\"0.1.0\",\"state\":\"away\","
+              "\"draining\":true,\"running\":3,\"lastHeardAt\":1000,\"teams\":[{\"name\":\"a\",\"capacity\":4,"
+              "\"running\":1,\"fits\":true},{\"name\":\"b\",\"capacity\":2,\"running\":2,\"fits\":false}],"
+              "\"load\":{\"load1\":1.5,\"cpus\":16},\"lag\":{\"parcels\":5,\"bytes\":1,\"oldestMs\":1200,"
+              "\"roundTripMs\":1}}]}");
+
+    show_nodes(answer, 31000);
+    json_decref(answer);
+    expect_stdout("NODE      STATE           HOST  VERSION  TEAMS                  LOAD        LAG       HEARD\n"
+                  "(server)  up              here  0.1.0    -                      0.25 of 2   -         -\n"
+                  "w1        away, draining  far   0.1.0    a 1/4, b 2/2 (labels)  1.50 of 16  5, 1.2 s  30 s\n");
+}

@@ -12,7 +12,7 @@
 #include "schemas/muster_crypto.h"
 #include "transport/muster_door.h"
 
-enum { WAIT_MS = 10000 };
+enum { WAIT_MS = 10000, MAX_BACKLOG = 262144 };
 
 /* A door that answers every message with its bytes, on a loop of its own. */
 struct house {
@@ -49,7 +49,7 @@ on_message(void *arg, uint32_t guest, uint64_t connection, const uint8_t *key, c
     (void)connection;
     house->has_key = key && memcmp(key, house->admitted, MUSTER_CURVE) == 0;
     muster_buf_add(&answer, data, size);
-    (void)muster_door_send(house->door, guest, &answer);
+    (void)muster_door_send(house->door, guest, MAX_BACKLOG, &answer);
     cr_assert_null(answer.data);
 }
 
@@ -139,7 +139,6 @@ open_house(struct house *house, bool curve)
         house->spec.max_clients = 10;
     house->spec.max_events = 1000;
     house->spec.max_message = 65536;
-    house->spec.max_backlog = 262144;
     muster_curve_pair(house->spec.secret, public);
     house->bus = muster_bus_new();
     house->err = muster_runner_start(house->bus, "door", 1000, &hooks, house, &house->runner);
