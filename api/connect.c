@@ -144,9 +144,9 @@ break_one(struct connect *connect, struct connect_request *request)
 {
     const char *hint = request->frame.size > LARGE ? "; it may be larger than bus.max_message of the hub" : "";
 
-    if (request->keep) {
+    if (request->keep || request->reads) {
         request->state = CONNECT_WAITING;
-        request->end_ms = 0;
+        request->end_ms = request->keep ? 0 : request->end_ms;
     } else {
         fail(connect, request, MUSTER_TIMEOUT, "The connection broke, and it may have been done or not: %s%s",
              connect->reason, hint);

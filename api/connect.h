@@ -29,7 +29,8 @@ struct connect_request {
     struct connect_request *next; /* under the lock, as are the others but those that are said to be fixed */
     enum connect_state state;
     int64_t id;
-    bool keep;               /* fixed: it only reads, and is sent again until it is answered or dropped */
+    bool reads;              /* fixed: it changes nothing, and is sent again when the connection breaks */
+    bool keep;               /* fixed: likewise, until it is answered or dropped */
     int64_t begin_ms;        /* fixed: of the uptime; not to be sent before */
     int64_t end_ms;          /* of the uptime: then it has failed; with `keep` it is sent again then; 0: not sent */
     int64_t limit_ms;        /* fixed: for the answer, from when it is sent; with `keep` */

@@ -38,7 +38,8 @@ connect_ask(struct library *library, const struct muster_type *type, const void 
             int64_t end_ms, struct muster_arena *arena, void *out, char *problem, size_t problem_size)
 {
     int64_t longest_ms = uptime_ms() + LIBRARY_CALL_MS;
-    struct call call = {.request = {.done = on_done}};
+    bool reads = type == &job_read_type || type == &log_read_type;
+    struct call call = {.request = {.reads = reads, .done = on_done}};
     struct connect_request *request = &call.request;
     muster_err err;
 

@@ -229,10 +229,10 @@ struct muster_address {
 /* Use a hub that runs elsewhere.  Jobs, results and follows then work as on one of our own, with what the key may do:
  * submits need teams:read and messages:write, cancels messages:write, results messages:read, follows messages:stream,
  * those of a job and waits both.  Calls wait for the network, at most 30 s.  A connection that breaks is made again by
- * itself: what was on its way gets TIMEOUT, what comes meanwhile waits for it, and a follow or a wait goes on where it
- * was.  A submit that is to be tried again needs its idempotency_key, of visible ASCII here.  Where a delay counts from
- * is the clock of this host.  A job larger than bus.max_message of the hub breaks the connection.  Each follow and wait
- * is one of the requests that bus.max_pending of the hub counts.
+ * itself: a submit or cancel that was on its way gets TIMEOUT, everything else waits for it, and a follow or a wait
+ * goes on where it was.  A submit that is to be tried again needs its idempotency_key, of visible ASCII here.  Where a
+ * delay counts from is the clock of this host.  A job larger than bus.max_message of the hub breaks the connection.
+ * Each follow and wait is one of the requests that bus.max_pending of the hub counts.
  *
  * Waits up to 10 s for the first answer.  NULL: it cannot be reached, or does not let us in, and `problem` says why.
  * Ends with muster_hub_stop, which ends nothing but the connection and the follows.

@@ -49,6 +49,10 @@ class FollowSettings(ctypes.Structure):
     _fields_ = [(name, ctypes.c_char_p) for name in ("job", "team", "after")]
 
 
+class Address(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_char_p) for name in ("hub", "hub_key", "curve_key", "api_key")]
+
+
 class Event(ctypes.Structure):
     _fields_ = [(name, ctypes.c_char_p) for name in ("cursor", "type", "team", "job", "body")] + [
         ("at_ms", ctypes.c_int64),
@@ -64,6 +68,7 @@ def library():
     pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64
     for name, result, arguments in (
         ("muster_hub_start", pointer, [ctypes.POINTER(Settings), text, ctypes.c_size_t, pointer]),
+        ("muster_hub_connect", pointer, [ctypes.POINTER(Address), text, ctypes.c_size_t]),
         ("muster_hub_stop", None, [ctypes.POINTER(pointer)]),
         ("muster_submit", text, [pointer, ctypes.POINTER(Submit), text, text, ctypes.c_size_t]),
         ("muster_job_wait", text, [pointer, text, number, ctypes.POINTER(pointer)]),
@@ -179,3 +184,89 @@ def test_the_example_that_follows_prints_events_and_the_answer(tmp_path):
     lines = ran.stdout.splitlines()
     assert [line.split()[1] for line in lines[:2]] == ["job.queued", "job.started"]
     assert lines[-2].split()[1] == "job.completed" and lines[-1] == "completed: hello"
+
+
+def with_bus(daemons, endpoint, curve):
+    """A daemon, and where its bus.commands is."""
+    daemon = daemons({"teams": {"echo": {"driver": "echo"}}, "bus": {"commands": endpoint, "curve": curve}})
+    return daemon, endpoint.replace("ipc://", f"ipc://{daemon.folder}/")
+
+
+def curve_files(daemon):
+    """The two files that a client of a hub with CURVE needs."""
+    made = daemon.cli("key", "create", "program", "--curve")
+    assert made.returncode == 0, made.stderr
+    path = daemon.folder / "program.key"
+    path.write_text(made.stdout)
+    return daemon.data / "bus.key.pub", path
+
+
+def connect(library, address):
+    problem = ctypes.create_string_buffer(512)
+    hub = ctypes.c_void_p(library.muster_hub_connect(address, problem, len(problem)))
+    assert hub.value, problem.value
+    return hub
+
+
+@pytest.mark.parametrize("curve", [False, True], ids=["plain", "curve"])
+def test_a_python_program_goes_on_with_a_daemon_that_was_killed(library, daemons, curve):
+    daemon, endpoint = with_bus(daemons, f"tcp://127.0.0.1:{harness.free_port()}", curve)
+    address = Address(hub=endpoint.encode(), api_key=daemon.key.encode())
+    if curve:
+        address = Address(endpoint.encode(), *(bytes(path) for path in curve_files(daemon)))
+    hub = connect(library, address)
+    problem, job = ctypes.create_string_buffer(512), ctypes.create_string_buffer(48)
+    submit = Submit(team=b"echo", prompt=b"@chunks=20 @gap=50ms " + b"word " * 20)
+    assert library.muster_submit(hub, submit, job, problem, len(problem)) is None, problem.value
+    told, result = [], ctypes.c_void_p()
+    reader = threading.Thread(target=lambda: told.extend(follow(library, hub, job.value)))
+    reader.start()
+    daemon.client.wait_state(job.value.decode(), "processing")
+    daemon.kill9()
+    daemon.start()
+    assert library.muster_job_wait(hub, job, int(harness.scaled(60000)), result) is None
+    assert library.muster_result_text(result).split() == [b"word"] * 20
+    library.muster_result_free(result)
+    reader.join()
+    kinds = [kind for kind, _ in told]
+    assert kinds[0] == "job.queued" and kinds[-1] == "job.completed" and kinds.count("job.completed") == 1, kinds
+    again = follow(library, hub, job.value)
+    assert again == told
+    library.muster_hub_stop(hub)
+
+
+def test_a_python_program_is_told_why_it_is_not_let_in(library, daemons):
+    daemon, endpoint = with_bus(daemons, "ipc://commands.sock", True)
+    hub_key, curve_key = curve_files(daemon)
+    problem = ctypes.create_string_buffer(512)
+    address = Address(endpoint.encode(), bytes(hub_key), bytes(curve_key))
+    library.muster_hub_stop(connect(library, address))
+    assert daemon.cli("key", "revoke", "program").returncode == 0
+    assert library.muster_hub_connect(address, problem, len(problem)) is None
+    assert b"does not take this key" in problem.value
+
+
+def test_the_example_that_uses_a_hub_elsewhere_prints_events_and_the_answer(daemons):
+    def run(*arguments, key=""):
+        return subprocess.run(
+            [example("remote"), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=harness.scaled(50),
+            env={"MUSTER_API_KEY": key},
+        )
+
+    plain, here = with_bus(daemons, "ipc://commands.sock", False)
+    ran = run(here, "echo", "@chunks=2 hello", key=plain.key)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert lines[0].startswith("job.queued ") and lines[-1] == "completed: hello"
+    curved, there = with_bus(daemons, f"tcp://127.0.0.1:{harness.free_port()}", True)
+    files = curve_files(curved)
+    ran = run(there, "echo", "hello", *files)
+    assert ran.returncode == 0 and ran.stdout.endswith("completed: hello\n"), ran.stderr
+    ran = run(there, "nobody", "hello", *files)
+    assert ran.returncode == 1 and ran.stderr.startswith("TEAM_NOT_FOUND: "), ran.stderr
+    ran = run(here, "echo", "hello", key="muster_sk_nobody")
+    assert ran.returncode == 1 and "API key" in ran.stderr
+    assert run("nonsense").returncode == 2
