@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* A thread with a mailbox, timers and descriptors, around a czmq zloop.
+/* A thread with a mailbox, timers and descriptors.
  *
  * muster_runner_start returns when `begin` has run on the new thread, muster_runner_stop when `end` has.  All hooks and
  * callbacks run on that thread and must not block.  Loop functions are for that thread only. */
