@@ -23,6 +23,8 @@
 #define FLUSH_MS 5            /* live events are sent to the store after at most this */
 #define FLUSH_BYTES (1 << 18) /* or when so many bytes wait */
 
+enum { PIECE_EVENTS = 256, PIECE_BYTES = 1 << 20 }; /* published together at most */
+
 enum { TIMER_FLUSH = 1, TIMER_OUTBOX };
 
 /* A record that waits. */
@@ -225,17 +227,36 @@ settled(const struct log_actor *self)
     return self->open_first < self->open_end ? self->open[self->open_first] - 1 : self->last_seq;
 }
 
-static void
-publish(struct log_actor *self, const struct event *event)
+/* A piece of these for one message; returns how many. */
+static size_t
+piece(const struct event *events, size_t count)
 {
-    settle(self, event->seq);
-    muster_publish_event(self->ctx, event, settled(self));
+    size_t bytes = 0, i;
+
+    for (i = 0; i < count && i < PIECE_EVENTS && bytes < PIECE_BYTES; i++)
+        bytes += events[i].body.size;
+    return i;
+}
+
+/* In the order of their numbers. */
+static void
+publish(struct log_actor *self, const struct event *events, size_t count)
+{
+    size_t at, size, i;
+
+    for (at = 0; at < count; at += size) {
+        size = piece(events + at, count - at);
+        for (i = at; i < at + size; i++)
+            settle(self, events[i].seq);
+        muster_publish_events(self->ctx, events + at, size, settled(self));
+    }
 }
 
 MUSTER_ON(log_actor, log_append);
 static muster_err
 on_log_append(struct log_actor *self, const struct log_append *in)
 {
+    struct event *events = muster_arena_alloc(muster_ctx_arena(self->ctx), (in->entries.count + 1) * sizeof *events);
     bool waiting = self->count > 0 || self->record_count > 0;
     struct muster_id id;
     size_t i;
@@ -246,7 +267,8 @@ on_log_append(struct log_actor *self, const struct log_append *in)
     }
     for (i = 0; i < in->entries.count; i++) {
         const struct log_entry *entry = &in->entries.items[i];
-        struct event event = {
+
+        events[i] = (struct event){
             .seq = muster_log_number(muster_ctx_store(self->ctx)),
             .at_ms = entry->at_ms,
             .type = entry->type,
@@ -257,9 +279,9 @@ on_log_append(struct log_actor *self, const struct log_append *in)
             .body = entry->body,
         };
 
-        publish(self, &event);
-        keep(self, &event);
+        keep(self, &events[i]);
     }
+    publish(self, events, in->entries.count);
     if (in->put)
         keep_record(self, in->put, &id);
     if (self->bytes >= FLUSH_BYTES)
@@ -275,12 +297,11 @@ on_log_publish(struct log_actor *self, const struct log_publish *in)
 {
     size_t i;
 
-    for (i = 0; i < in->events.count; i++)
-        publish(self, &in->events.items[i]);
+    publish(self, in->events.items, in->events.count);
     for (i = 0; i < in->lost.count; i++)
         settle(self, in->lost.items[i].seq);
     if (in->lost.count > 0)
-        muster_publish_event(self->ctx, NULL, settled(self));
+        muster_publish_events(self->ctx, NULL, 0, settled(self));
     return MUSTER_OK;
 }
 

@@ -242,18 +242,15 @@ static const struct {
     {&job_permission_type, count_permission, PLAIN_DENIALS, true},
 };
 
-MUSTER_ON(metrics_actor, feed_event);
-
 static muster_err
-on_feed_event(struct metrics_actor *self, const struct feed_event *in)
+count_event(struct metrics_actor *self, const struct event *event)
 {
-    const struct event *event = in->event;
     struct team *team;
     void *body = NULL;
     muster_err err = MUSTER_OK;
     size_t i;
 
-    for (i = 0; event && i < sizeof event_rows / sizeof event_rows[0]; i++) {
+    for (i = 0; i < sizeof event_rows / sizeof event_rows[0]; i++) {
         if (strcmp(event_rows[i].type->wire, event->type) != 0)
             continue;
         if (event_rows[i].read) {
@@ -267,6 +264,21 @@ on_feed_event(struct metrics_actor *self, const struct feed_event *in)
         return err;
     }
     return MUSTER_OK;
+}
+
+MUSTER_ON(metrics_actor, feed_events);
+static muster_err
+on_feed_events(struct metrics_actor *self, const struct feed_events *in)
+{
+    muster_err err, first = MUSTER_OK;
+    size_t i;
+
+    for (i = 0; i < in->events.count; i++) {
+        err = count_event(self, &in->events.items[i]);
+        if (!first)
+            first = err;
+    }
+    return first;
 }
 
 /* ---- printing -------------------------------------------------------------------------------------------------------
@@ -421,7 +433,7 @@ on_metrics_read(struct metrics_actor *self, const struct metrics_read *in)
     return MUSTER_OK;
 }
 
-static const struct muster_handler handlers[] = {MUSTER_ROW(feed_event), MUSTER_ROW(metrics_read), {NULL, NULL}};
+static const struct muster_handler handlers[] = {MUSTER_ROW(feed_events), MUSTER_ROW(metrics_read), {NULL, NULL}};
 
 const struct muster_actor_class muster_metrics_class = {
     .name = "metrics",

@@ -106,8 +106,17 @@ const struct muster_principal *muster_caller_principal(const struct muster_calle
 /* ---- the board: what readers on other threads see ---- */
 
 void muster_publish(struct muster_ctx *ctx, const char *name, void *object, void (*destroy)(void *object));
-/* Publish to the subscribers of events; see feed.event for `settled`.  `event` may be NULL.  Only the log does. */
-void muster_publish_event(struct muster_ctx *ctx, const struct event *event, int64_t settled);
+/* Publish to the subscribers of events; see feed.events for `settled`.  Only the log does. */
+void muster_publish_events(struct muster_ctx *ctx, const struct event *events, size_t count, int64_t settled);
+/* How far everything is published when those up to the one at `at` have been handled: between two events of a feed
+ * others may come that were kept back. */
+static inline int64_t
+muster_feed_settled(const struct feed_events *feed, size_t at)
+{
+    int64_t before = at + 1 < feed->events.count ? feed->events.items[at + 1].seq - 1 : feed->settled;
+
+    return before < feed->settled ? before : feed->settled;
+}
 /* Events that this actor's mailbox had no room for since the last call. */
 size_t muster_events_missed(struct muster_ctx *ctx);
 void muster_events_subscribe(struct muster_ctx *ctx);

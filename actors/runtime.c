@@ -363,13 +363,14 @@ muster_publish(struct muster_ctx *ctx, const char *name, void *object, void (*de
 }
 
 void
-muster_publish_event(struct muster_ctx *ctx, const struct event *event, int64_t settled)
+muster_publish_events(struct muster_ctx *ctx, const struct event *events, size_t count, int64_t settled)
 {
-    struct muster_envelope envelope = {.type = feed_event_type.wire, .reply_to = "", .trace = "", .principal.name = ""};
-    struct feed_event body = {.event = event, .settled = settled};
+    struct muster_envelope envelope = {
+        .type = feed_events_type.wire, .reply_to = "", .trace = "", .principal.name = ""};
+    struct feed_events body = {.events = {events, count}, .settled = settled};
     struct muster_buf frame = {0};
 
-    muster_envelope_pack(&envelope, &feed_event_type, &body, &frame);
+    muster_envelope_pack(&envelope, &feed_events_type, &body, &frame);
     muster_feed_publish(muster_loop_post(ctx->loop), &frame);
 }
 

@@ -13,15 +13,21 @@
 /* ---- messages -------------------------------------------------------------------------------------------------------
  */
 
-MUSTER_ON(webhook_actor, feed_event);
+MUSTER_ON(webhook_actor, feed_events);
 static muster_err
-on_feed_event(struct webhook_actor *self, const struct feed_event *in)
+on_feed_events(struct webhook_actor *self, const struct feed_events *in)
 {
-    const struct muster_event_row *row = in->event ? muster_event_row(in->event->type) : NULL;
+    const struct muster_event_row *row;
+    size_t i;
 
-    if (row && row->final)
-        webhook_deliveries_note(self, &in->event->job);
-    webhook_feed_note(self, row && row->when == MUSTER_EVENT_DURABLE ? in->event->seq : 0, in->settled);
+    for (i = 0; i < in->events.count; i++) {
+        row = muster_event_row(in->events.items[i].type);
+        if (row && row->final)
+            webhook_deliveries_note(self, &in->events.items[i].job);
+        if (row && row->when == MUSTER_EVENT_DURABLE)
+            webhook_feed_note(self, in->events.items[i].seq, muster_feed_settled(in, i));
+    }
+    webhook_feed_note(self, 0, in->settled);
     return MUSTER_OK;
 }
 
@@ -189,7 +195,7 @@ fini(void *arg)
 }
 
 static const struct muster_handler handlers[] = {
-    MUSTER_ROW(feed_event),      MUSTER_ROW(webhook_create), MUSTER_ROW(webhook_change),
+    MUSTER_ROW(feed_events),     MUSTER_ROW(webhook_create), MUSTER_ROW(webhook_change),
     MUSTER_ROW(webhook_remove),  MUSTER_ROW(webhook_test),   MUSTER_ROW(webhook_secret),
     MUSTER_ROW(store_committed), MUSTER_ROW(failed),         {NULL, NULL}};
 

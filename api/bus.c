@@ -110,14 +110,14 @@ on_frame(void *arg, const void *data, size_t size)
 {
     struct bus *bus = arg;
     struct muster_envelope envelope;
-    struct feed_event feed;
+    struct feed_events feed;
 
     muster_arena_clear(bus->arena);
     if (muster_envelope_unpack(data, size, bus->arena, &envelope))
         return;
-    if (strcmp(envelope.type, feed_event_type.wire) != 0)
+    if (strcmp(envelope.type, feed_events_type.wire) != 0)
         bus_on_answer(bus, &envelope);
-    else if (muster_unpack(&feed_event_type, envelope.body.data, envelope.body.size, bus->arena, &feed, NULL) ==
+    else if (muster_unpack(&feed_events_type, envelope.body.data, envelope.body.size, bus->arena, &feed, NULL) ==
              MUSTER_OK)
         bus_on_feed(bus, &feed);
 }

@@ -157,28 +157,48 @@ bus_feed_look(struct bus *bus)
         ask_log(bus);
 }
 
-void
-bus_on_feed(struct bus *bus, const struct feed_event *in)
+/* Most often nothing is held and the event is settled: then it goes straight through. */
+static void
+take_event(struct bus *bus, const struct event *event, int64_t settled)
 {
     struct bus_feed *feed = &bus->feed;
 
-    if (in->settled > feed->settled)
-        feed->settled = in->settled;
-    if (in->event && in->event->seq > feed->highest)
-        feed->highest = in->event->seq;
-    bus_wait_on_feed(bus, in);
-    if (!feed->on)
+    if (event->seq <= feed->last)
         return;
-    if (in->event && in->event->seq > feed->last) {
-        if (feed->behind || in->event->seq > feed->settled || order_count(feed->order) > 0)
-            hold(bus, in->event);
-        else
-            publish(bus, in->event);
-    }
+    if (feed->behind || event->seq > settled || order_count(feed->order) > 0)
+        hold(bus, event);
+    else
+        publish(bus, event);
     if (order_count(feed->order) > HELD || order_bytes(feed->order) > HELD_BYTES)
         fall_behind(bus);
-    else if (!feed->behind)
+}
+
+static void
+move_settled(struct bus *bus, int64_t settled)
+{
+    if (settled > bus->feed.settled)
+        bus->feed.settled = settled;
+    if (bus->feed.on && !bus->feed.behind && order_count(bus->feed.order) > 0)
         let_go(bus);
+}
+
+void
+bus_on_feed(struct bus *bus, const struct feed_events *in)
+{
+    struct bus_feed *feed = &bus->feed;
+    const struct event *event;
+    size_t i;
+
+    for (i = 0; i < in->events.count; i++) {
+        event = &in->events.items[i];
+        if (event->seq > feed->highest)
+            feed->highest = event->seq;
+        if (feed->on)
+            take_event(bus, event, muster_feed_settled(in, i));
+        move_settled(bus, muster_feed_settled(in, i));
+    }
+    move_settled(bus, in->settled);
+    bus_wait_on_feed(bus, in);
 }
 
 /* ---- subscribers ---- */

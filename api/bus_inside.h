@@ -197,8 +197,8 @@ void bus_wait(struct bus *bus, struct bus_pending *pending, int64_t settled);
 void bus_wait_end(struct bus *bus, struct bus_pending *pending);
 /* Read the log for it again: there is something, or its time is over. */
 void bus_wait_look(struct bus *bus, struct bus_pending *pending);
-/* An event was published, or what is settled has changed; NULL: some may have been missed. */
-void bus_wait_on_feed(struct bus *bus, const struct feed_event *feed);
+/* Events were published, or what is settled has changed; NULL: some may have been missed. */
+void bus_wait_on_feed(struct bus *bus, const struct feed_events *feed);
 /* Answer all reads now: the server ends. */
 void bus_wait_stop(struct bus *bus);
 
@@ -219,7 +219,7 @@ void bus_check_workers(struct bus *bus);
 /* ---- bus_feed.c ---- */
 void bus_feed_begin(struct bus *bus);
 void bus_feed_free(struct bus *bus);
-void bus_on_feed(struct bus *bus, const struct feed_event *feed);
+void bus_on_feed(struct bus *bus, const struct feed_events *feed);
 void bus_on_flushed(struct bus *bus, muster_err err, int64_t settled);
 bool bus_on_subscribe(void *arg, const uint8_t *curve, const char *topic, size_t size);
 void bus_on_subscribed(void *arg, const char *topic, size_t size);

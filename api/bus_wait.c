@@ -64,10 +64,22 @@ fits(const struct bus_pending *pending, const struct event *event)
            caller_may_use(&pending->key, event->team);
 }
 
-void
-bus_wait_on_feed(struct bus *bus, const struct feed_event *feed)
+static void
+want(struct bus_pending *pending, const struct feed_events *feed)
 {
-    const struct event *event = feed ? feed->event : NULL;
+    const struct event *event;
+    size_t i;
+
+    for (i = 0; i < feed->events.count; i++) {
+        event = &feed->events.items[i];
+        if ((pending->wanted == 0 || pending->wanted > event->seq) && fits(pending, event))
+            pending->wanted = event->seq;
+    }
+}
+
+void
+bus_wait_on_feed(struct bus *bus, const struct feed_events *feed)
+{
     struct muster_store_stats stats;
     struct bus_pending *pending;
     uint32_t i;
@@ -79,8 +91,8 @@ bus_wait_on_feed(struct bus *bus, const struct feed_event *feed)
     }
     for (i = bus->waiting_count; i-- > 0;) { /* the one that is looked at leaves, and the last takes its place */
         pending = &bus->pending[bus->waiting[i]];
-        if (event && (pending->wanted == 0 || pending->wanted > event->seq) && fits(pending, event))
-            pending->wanted = event->seq;
+        if (feed)
+            want(pending, feed);
         if (feed == NULL || (pending->wanted > 0 && pending->wanted <= bus->feed.settled))
             bus_wait_look(bus, pending);
     }

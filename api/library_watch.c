@@ -119,7 +119,7 @@ on_frame(void *arg, const void *data, size_t size)
     muster_arena_clear(watch->arena);
     if (muster_envelope_unpack(data, size, watch->arena, &envelope))
         return;
-    if (strcmp(envelope.type, feed_event_type.wire) == 0) {
+    if (strcmp(envelope.type, feed_events_type.wire) == 0) {
         watch->dirty = true;
     } else if (strcmp(envelope.type, store_committed_type.wire) == 0) {
         on_committed(watch, &envelope);

@@ -56,7 +56,7 @@ text_for(struct http_streams *streams, const struct shot *shot, const struct htt
     text->render = sink->render;
     text->arg = sink->arg;
     muster_buf_clear(&text->text);
-    http_sink_text(sink, shot->event, streams->arena, &text->text);
+    http_sink_text(sink, shot->event, streams->event, &text->text);
     return &text->text;
 }
 
@@ -284,8 +284,8 @@ let_go(struct http_streams *streams, int64_t settled)
     struct shot shot;
 
     while (order_take(streams->order, settled, &streams->held)) {
-        muster_arena_clear(streams->arena);
-        if (muster_unpack(&event_type, streams->held.data, streams->held.size, streams->arena, &event, NULL))
+        muster_arena_clear(streams->event);
+        if (muster_unpack(&event_type, streams->held.data, streams->held.size, streams->event, &event, NULL))
             continue;
         shot_init(streams, &event, &shot);
         hand_out_ordered(streams, &shot);
@@ -314,21 +314,25 @@ on_frame(void *arg, const void *data, size_t size)
 {
     struct http_streams *streams = arg;
     struct muster_envelope envelope;
-    struct feed_event feed;
-    struct shot shot = {.event = NULL};
+    struct feed_events feed;
+    struct shot shot;
+    size_t i;
 
     if (streams->server->stream_count == 0 && order_count(streams->order) == 0)
         return;
     muster_arena_clear(streams->arena);
     if (muster_envelope_unpack(data, size, streams->arena, &envelope) ||
-        strcmp(envelope.type, feed_event_type.wire) != 0 ||
-        muster_unpack(&feed_event_type, envelope.body.data, envelope.body.size, streams->arena, &feed, NULL))
+        strcmp(envelope.type, feed_events_type.wire) != 0 ||
+        muster_unpack(&feed_events_type, envelope.body.data, envelope.body.size, streams->arena, &feed, NULL))
         return;
-    if (feed.event) {
-        shot_init(streams, feed.event, &shot);
+    for (i = 0; i < feed.events.count; i++) {
+        muster_arena_clear(streams->event);
+        shot_init(streams, &feed.events.items[i], &shot);
         hand_out_job(streams, &shot);
+        pass_ordered(streams, &shot, muster_feed_settled(&feed, i));
     }
-    pass_ordered(streams, &shot, feed.settled);
+    if (feed.events.count == 0)
+        pass_ordered(streams, &(struct shot){.event = NULL}, feed.settled);
 }
 
 static void
@@ -410,6 +414,7 @@ streams_free(struct http_streams *streams)
     for (i = 0; i < HUB_TEXTS; i++)
         muster_buf_free(&streams->texts[i].text);
     muster_arena_free(&streams->arena);
+    muster_arena_free(&streams->event);
     order_free(&streams->order);
     muster_buf_free(&streams->held);
     free(streams);
@@ -423,6 +428,7 @@ http_streams_start(struct http_server *server, struct http_streams **out_streams
 
     streams->server = server;
     streams->arena = muster_arena_new();
+    streams->event = muster_arena_new();
     streams->order = order_new();
     for_each_bucket(streams, lock_init);
     pthread_mutex_init(&streams->lock, NULL);

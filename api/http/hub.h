@@ -157,6 +157,7 @@ struct http_streams {
     struct muster_runner *runner;
     struct muster_loop *loop;
     struct muster_arena *arena; /* of the message at hand */
+    struct muster_arena *event; /* of the event at hand */
     struct hub_text texts[HUB_TEXTS];
     size_t next_text;
     struct order *order;    /* events above those that are settled */

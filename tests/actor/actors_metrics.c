@@ -163,10 +163,10 @@ Test(metrics, unknown_events_and_bad_bodies_do_no_harm)
     struct muster_ctx *ctx = start();
     struct agent_process process = {.process = 1, .state = process_state_IDLE};
     struct event bad = {.seq = 9, .type = "job.completed", .team = "backend", .body = {(const uint8_t *)"\xc1", 1}};
-    struct feed_event in = {.event = &bad};
+    struct feed_events in = {.events = {&bad, 1}};
 
     feed(ctx, &agent_process_type, "backend", &process);
-    cr_assert_eq(fake_deliver(ctx, NULL, &feed_event_type, &in), MUSTER_INVALID_REQUEST);
+    cr_assert_eq(fake_deliver(ctx, NULL, &feed_events_type, &in), MUSTER_INVALID_REQUEST);
     cr_assert_null(strstr(read_text(ctx), "backend"));
     fake_free(&ctx);
 }

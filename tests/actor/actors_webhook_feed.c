@@ -21,11 +21,11 @@ static void
 settle(struct muster_ctx *ctx)
 {
     struct muster_store_stats stats;
-    struct feed_event feed = {0};
+    struct feed_events feed = {.settled = 0};
 
     muster_store_stats(muster_ctx_store(ctx), &stats);
     feed.settled = stats.last_seq;
-    cr_assert_eq(fake_deliver(ctx, NULL, &feed_event_type, &feed), MUSTER_OK);
+    cr_assert_eq(fake_deliver(ctx, NULL, &feed_events_type, &feed), MUSTER_OK);
 }
 
 /* Answer the question that the actor asks at its start and when it missed events. */
@@ -95,9 +95,9 @@ static void
 publish(struct muster_ctx *ctx, const struct muster_type *type, const char *team, int64_t seq, int64_t settled)
 {
     struct event event = {.seq = seq, .at_ms = muster_now_ms(ctx), .type = type->wire, .team = team, .job = job_id};
-    struct feed_event feed = {.event = &event, .settled = settled};
+    struct feed_events feed = {.events = {&event, 1}, .settled = settled};
 
-    cr_assert_eq(fake_deliver(ctx, NULL, &feed_event_type, &feed), MUSTER_OK);
+    cr_assert_eq(fake_deliver(ctx, NULL, &feed_events_type, &feed), MUSTER_OK);
 }
 
 static int64_t
@@ -537,11 +537,11 @@ end_job(struct muster_ctx *ctx, const char *url)
                       .callback = &callback};
     struct delivery delivery = {.id = job.id, .state = delivery_state_PENDING};
     struct event event = {.at_ms = 1, .type = job_completed_type.wire, .team = "nobody's", .job = job.id};
-    struct feed_event feed = {.event = &event};
+    struct feed_events feed = {.events = {&event, 1}};
 
     fake_put(ctx, &job_type, &job);
     fake_put(ctx, &delivery_type, &delivery);
-    cr_assert_eq(fake_deliver(ctx, NULL, &feed_event_type, &feed), MUSTER_OK);
+    cr_assert_eq(fake_deliver(ctx, NULL, &feed_events_type, &feed), MUSTER_OK);
 }
 
 Test(hooks, dead_receiver_holds_up_neither_another_webhook_nor_callbacks)

@@ -11,7 +11,7 @@
 #include "actors/keys.h"
 #include "api/bus_inside.h"
 
-enum { STORED = 5, HELD = 70000, WAIT_MS = 10000 };
+enum { STORED = 5, LAST = STORED + 6, HELD = 70000, WAIT_MS = 10000 };
 
 struct site {
     char folder[64];
@@ -52,19 +52,35 @@ on_begin(void *arg, struct muster_loop *loop)
     return muster_door_open(loop, &bus->spec, &door_hooks, bus, &bus->door, site->problem, sizeof site->problem);
 }
 
+/* The last of them is published first, then all in front of it together. */
+static void
+overtake(struct bus *bus)
+{
+    struct event events[4];
+    struct feed_events feed = {.events = {&events[3], 1}, .settled = STORED + 2};
+    size_t i;
+
+    for (i = 0; i < 4; i++)
+        events[i] = event_of(STORED + 3 + (int64_t)i);
+    bus_on_feed(bus, &feed);
+    feed = (struct feed_events){{events, 3}, LAST};
+    bus_on_feed(bus, &feed);
+}
+
 /* More is held back than may be, so the log is asked; it answers twice, the first time before all is settled. */
 static void
 hold_too_much(struct site *site)
 {
     struct bus *bus = &site->bus;
-    struct feed_event feed = {.settled = 0};
+    struct feed_events feed = {.settled = 0};
     struct event event;
     int64_t seq;
 
     bus->feed.asked = false;
     for (seq = STORED + 1; seq < HELD; seq++) {
         event = event_of(seq);
-        feed.event = &event;
+        feed.events.items = &event;
+        feed.events.count = 1;
         bus_on_feed(bus, &feed);
         if (bus->feed.behind)
             break;
@@ -78,13 +94,14 @@ hold_too_much(struct site *site)
     bus_on_flushed(bus, MUSTER_OK, STORED);
     cr_assert(!bus->feed.behind);
     event = event_of(STORED); /* again, from the feed */
-    feed = (struct feed_event){&event, STORED};
+    feed = (struct feed_events){{&event, 1}, STORED};
     bus_on_feed(bus, &feed);
     event = event_of(STORED + 2);
     bus_on_feed(bus, &feed); /* above what is settled */
     event = event_of(STORED + 1);
     feed.settled = STORED + 2;
     bus_on_feed(bus, &feed);
+    overtake(bus);
 }
 
 static struct bus_pending *
@@ -110,7 +127,7 @@ miss_what_is_waited_for(struct site *site)
     struct bus *bus = &site->bus;
     struct bus_pending *pending = waiting_read(bus);
     struct event event = event_of(STORED + 5);
-    struct feed_event feed = {&event, STORED};
+    struct feed_events feed = {{&event, 1}, STORED};
 
     bus_wait(bus, pending, STORED);
     cr_assert_eq(pending->wanted, 0);
@@ -244,7 +261,7 @@ Test(bus, what_was_missed_comes_from_the_log_in_order_and_once)
     cr_assert_eq(joined.published, 0);
     muster_buf_str(&go, "go");
     cr_assert_eq(muster_post_send(site.log, BUS_ADDRESS, &go), MUSTER_OK);
-    for (seq = 1; seq <= STORED + 2; seq++)
+    for (seq = 1; seq <= LAST; seq++)
         cr_assert_eq(next_event(socket, arena, seq - 1), seq);
     zmq_close(socket);
     zmq_ctx_term(context);

@@ -343,17 +343,23 @@ make_event(struct muster_buf *body, const struct muster_id *job, int64_t seq, co
                           .body = {(const uint8_t *)body->data, body->size}};
 }
 
+static inline void
+publish_many(struct rig *rig, const struct event *events, size_t count, int64_t settled)
+{
+    struct feed_events feed = {{events, count}, settled};
+    struct muster_envelope envelope = {.type = "", .reply_to = "", .trace = "", .principal = {.name = ""}};
+    struct muster_buf frame = {0};
+
+    muster_envelope_pack(&envelope, &feed_events_type, &feed, &frame);
+    muster_feed_publish(rig->post, &frame);
+    muster_buf_free(&frame);
+}
+
 /* `event` may be NULL. */
 static inline void
 publish_settled(struct rig *rig, const struct event *event, int64_t settled)
 {
-    struct feed_event feed = {event, settled};
-    struct muster_envelope envelope = {.type = "", .reply_to = "", .trace = "", .principal = {.name = ""}};
-    struct muster_buf frame = {0};
-
-    muster_envelope_pack(&envelope, &feed_event_type, &feed, &frame);
-    muster_feed_publish(rig->post, &frame);
-    muster_buf_free(&frame);
+    publish_many(rig, event, event ? 1 : 0, settled);
 }
 
 /* Nothing below is missing. */

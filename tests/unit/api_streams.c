@@ -426,6 +426,23 @@ Test(streams, those_of_a_team_come_in_the_order_of_their_numbers)
     client_close(&alone);
 }
 
+Test(streams, one_that_was_kept_back_comes_behind_those_that_are_published_together)
+{
+    struct client client = open_teams("teams=backend");
+    struct muster_buf bodies[4] = {{0}};
+    struct event events[4];
+    size_t i;
+
+    for (i = 0; i < 4; i++)
+        make_event(&bodies[i], &job, (int64_t)i + 1, "text", false, &events[i]);
+    publish_settled(&rig, &events[3], 0);
+    publish_many(&rig, events, 3, 4);
+    expect_events(&client, 1, 4);
+    for (i = 0; i < 4; i++)
+        muster_buf_free(&bodies[i]);
+    client_close(&client);
+}
+
 Test(streams, what_is_settled_without_an_event_lets_others_go)
 {
     struct client client = open_teams("teams=backend");

@@ -797,7 +797,7 @@ fake_feed(struct muster_ctx *ctx, const struct muster_type *type, const char *te
           const void *body)
 {
     struct event event = {.seq = ++ctx->feed_seq, .at_ms = ctx->now_ms, .type = type->wire, .team = team, .attempt = 1};
-    struct feed_event feed = {.event = &event};
+    struct feed_events feed = {.events = {&event, 1}};
     struct muster_buf packed = {0};
     muster_err err;
 
@@ -806,7 +806,7 @@ fake_feed(struct muster_ctx *ctx, const struct muster_type *type, const char *te
     event.body = (struct muster_bytes){(const uint8_t *)packed.data, packed.size};
     if (job)
         event.job = *job;
-    err = fake_deliver(ctx, NULL, &feed_event_type, &feed);
+    err = fake_deliver(ctx, NULL, &feed_events_type, &feed);
     muster_buf_free(&packed);
     return err;
 }
@@ -1006,11 +1006,13 @@ fake_board(const struct muster_ctx *ctx, const char *name)
 }
 
 void
-muster_publish_event(struct muster_ctx *ctx, const struct event *event, int64_t settled)
+muster_publish_events(struct muster_ctx *ctx, const struct event *events, size_t count, int64_t settled)
 {
+    size_t i;
+
     ctx->settled = settled;
-    if (event)
-        ADD(ctx->events, copy(ctx, &event_type, event));
+    for (i = 0; i < count; i++)
+        ADD(ctx->events, copy(ctx, &event_type, &events[i]));
 }
 
 size_t

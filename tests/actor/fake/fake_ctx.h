@@ -106,10 +106,10 @@ int64_t fake_timer(const struct muster_ctx *ctx, uint64_t key);
 
 /* NULL: nothing stands there. */
 const void *fake_board(const struct muster_ctx *ctx, const char *name);
-/* Events of muster_publish_event, and durable ones that fake_commit wrote. */
+/* Events of muster_publish_events, and durable ones that fake_commit wrote. */
 size_t fake_event_count(const struct muster_ctx *ctx);
 const struct event *fake_event_at(const struct muster_ctx *ctx, size_t index);
-/* What the last muster_publish_event said is settled; 0: there was none. */
+/* What the last muster_publish_events said is settled; 0: there was none. */
 int64_t fake_settled(const struct muster_ctx *ctx);
 /* Entries of the journal with that id. */
 size_t fake_said(const struct muster_ctx *ctx, const char *id);
