@@ -108,8 +108,7 @@ recover(void *arg, const void *found, struct muster_arena *arena)
     worker->heard_uptime_ms = muster_uptime_ms(self->ctx);
     worker->unsure = MUSTER_OVERLOADED;
     nodes_wait(self, NODES_WAIT_LOOK, worker, NULL);
-    if (!record->left)
-        nodes_tell_queue(self, worker, NULL);
+    nodes_tell_queue(self, worker, NULL); /* of one that has left, too: a job may have been on its way to it */
     nodes_arm(self, worker);
     return true;
 }

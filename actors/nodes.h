@@ -17,7 +17,7 @@
 #include "actors/muster_snapshots.h"
 #include "actors/outbox.h"
 
-#define NODES_PARCEL_MAX (INT64_C(128) << 20) /* bytes of a parcel */
+#define NODES_PARCEL_MAX (INT64_C(128) << 20) /* bytes of a parcel; of several that wait for the disk, too */
 #define NODES_EARLY_MAX 4096                  /* cancels kept for attempts that are not at a worker yet */
 
 #define NODES_RETRY_S 2
@@ -62,8 +62,10 @@ struct nodes_join {
     struct muster_caller *caller;
     int64_t attachment;
     struct muster_arena *arena;     /* of what follows */
-    const struct worker_attach *in; /* as it came */
-    int64_t token;                  /* of the queue.node that waits for queue.noded; 0: the record is being written */
+    const struct worker_attach *in; /* as it came, without what is dropped */
+    struct held_attempt *dropped;   /* what it is to drop, whatever the queue says */
+    size_t dropped_count;
+    int64_t token; /* of the queue.node that waits for queue.noded; 0: the record is being written */
 };
 
 /* A parcel that was taken and not acknowledged. */
@@ -74,6 +76,7 @@ struct nodes_parcel {
     bool report;                  /* else events */
     struct muster_id job;         /* of a report */
     int64_t attempt;              /* likewise */
+    size_t size;                  /* bytes */
     struct muster_caller *caller; /* who waits */
 };
 
@@ -98,6 +101,7 @@ struct worker {
     int64_t heard_ms;             /* unix ms; 0: not since the start */
     int64_t heard_uptime_ms;      /* its lease began */
     bool wants_drain;             /* it is about to end */
+    bool fresh;                   /* how far it was heard is not known: what it has of before does not count */
     const struct worker_beat *beat;
     struct muster_arena *beat_arena; /* of beat */
     struct nodes_attempts open;
@@ -108,6 +112,7 @@ struct worker {
     int64_t refused;                    /* this one was, and is to come before those after it; 0: none was */
     int64_t handed;                     /* events up to it are on their way to the disk; 0: none are */
     int64_t covered;                    /* those up to it by the flush under way; 0: none are */
+    size_t waiting_bytes;               /* of all those parcels */
     muster_err unsure;                  /* not MUSTER_OK: what is on disk of it must be looked up before all else */
     size_t waits;                       /* that are about it */
 };

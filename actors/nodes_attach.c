@@ -111,9 +111,12 @@ check_owner(struct nodes *self, const struct worker *worker, const struct worker
     bool other = strcmp(worker->record.epoch, in->epoch) != 0;
 
     if (other && (worker->join || (worker->caller && worker->state != node_state_AWAY)))
-        return refuse(self, in, MUSTER_CONFLICT, 0,
-                      "another worker has the name %s, on host %s; use --name to give this one a name of its own",
-                      in->name, worker->record.host ? worker->record.host : "");
+        return refuse(
+            self, in, MUSTER_CONFLICT, 0,
+            "another worker has the name %s, on host %s; use --name to give this one a name of its own, or, if "
+            "that one has ended, wait %lld s",
+            in->name, worker->record.host ? worker->record.host : "",
+            (long long)(nodes_lease_ms(self) * 2 / 3 + 999) / 1000);
     if (within_lease && !muster_id_equal(&worker->record.key, key))
         return refuse(self, in, MUSTER_CONFLICT, 0,
                       "the worker %s came with another key and its lease is not over; use that key, use --name to give "
@@ -189,7 +192,8 @@ nodes_attach_fail(struct nodes *self, struct worker *worker, muster_err err, con
         nodes_tell_queue(self, worker, NULL); /* it was told otherwise */
 }
 
-/* Another life of the worker numbers its parcels anew. */
+/* Another life of the worker numbers its parcels anew.  So it seems with one that was forgotten and is back, too: its
+ * events of before could come twice, so the attempts that it has are stale, until it is known to have heard that. */
 static void
 note_record(struct nodes *self, struct worker *worker, const struct worker_attach *in)
 {
@@ -200,8 +204,11 @@ note_record(struct nodes *self, struct worker *worker, const struct worker_attac
 
     for (i = 0; i < in->teams.count; i++)
         teams[i] = in->teams.items[i].name;
-    if (strcmp(record.epoch, in->epoch) != 0)
+    if (strcmp(record.epoch, in->epoch) != 0) {
         record.received = 0;
+        worker->fresh = true;
+        nodes_attempts_free(&worker->open);
+    }
     record.epoch = in->epoch;
     record.key = muster_ctx_envelope(self->ctx)->principal.key;
     record.host = in->host;
@@ -213,6 +220,28 @@ note_record(struct nodes *self, struct worker *worker, const struct worker_attac
     nodes_set_record(worker, &record, in->teams.items);
 }
 
+/* Of a fresh worker only what it got since counts. */
+static void
+drop_old(struct nodes_join *join, const struct worker *worker, const struct worker_attach *in)
+{
+    struct worker_attach kept = *in;
+    struct held_attempt *held;
+    size_t i;
+
+    if (worker->fresh) {
+        held = muster_arena_alloc(join->arena, (in->held.count + 1) * sizeof *held);
+        join->dropped = muster_arena_alloc(join->arena, (in->held.count + 1) * sizeof *join->dropped);
+        kept.held.items = held;
+        kept.held.count = 0;
+        for (i = 0; i < in->held.count; i++)
+            if (nodes_attempt_find(&worker->open, &in->held.items[i].job, in->held.items[i].attempt))
+                held[kept.held.count++] = in->held.items[i];
+            else
+                join->dropped[join->dropped_count++] = in->held.items[i];
+    }
+    join->in = nodes_copy(&worker_attach_type, &kept, join->arena);
+}
+
 static void
 begin(struct nodes *self, struct worker *worker, const struct worker_attach *in)
 {
@@ -221,7 +250,7 @@ begin(struct nodes *self, struct worker *worker, const struct worker_attach *in)
     join->caller = muster_caller_keep(self->ctx);
     join->attachment = muster_ctx_envelope(self->ctx)->id;
     join->arena = muster_arena_new();
-    join->in = nodes_copy(&worker_attach_type, in, join->arena);
+    drop_old(join, worker, in);
     worker->join = join;
     worker->wants_drain = false;
     muster_timer_in(self->ctx, JOIN_MS, join_timer(worker));
@@ -298,20 +327,40 @@ learn(struct nodes *self, struct nodes_attempt *attempt)
     muster_arena_free(&arena);
 }
 
+static int
+compare_held(const void *a, const void *b)
+{
+    const struct held_attempt *left = a, *right = b;
+    int order = memcmp(&left->job, &right->job, sizeof left->job);
+
+    return order ? order : (left->attempt > right->attempt) - (left->attempt < right->attempt);
+}
+
+/* A copy in order. */
+static struct held_attempt *
+sort_held(struct nodes *self, const struct held_attempt *items, size_t count)
+{
+    struct held_attempt *sorted = muster_arena_alloc(muster_ctx_arena(self->ctx), (count + 1) * sizeof *sorted);
+
+    if (count > 0)
+        memcpy(sorted, items, count * sizeof *sorted);
+    qsort(sorted, count, sizeof *sorted, compare_held);
+    return sorted;
+}
+
 /* From now on it has what it says, without what is stale. */
 static void
 set_open(struct nodes *self, struct worker *worker, const struct worker_attach *in, const struct queue_noded *noded)
 {
-    struct nodes_attempts open = {.items = NULL}, stale = {.items = NULL};
-    const struct held_attempt *held;
+    const struct held_attempt *stale = sort_held(self, noded->stale.items, noded->stale.count), *held;
+    struct nodes_attempts open = {.items = NULL};
     struct nodes_attempt *had, *item;
     size_t i;
 
-    for (i = 0; i < noded->stale.count; i++)
-        (void)nodes_attempt_add(&stale, &noded->stale.items[i].job, noded->stale.items[i].attempt);
     for (i = 0; i < in->held.count; i++) {
         held = &in->held.items[i];
-        if (nodes_attempt_find(&stale, &held->job, held->attempt))
+        if (bsearch(held, stale, noded->stale.count, sizeof *stale, compare_held) ||
+            nodes_attempt_find(&open, &held->job, held->attempt))
             continue;
         item = nodes_attempt_add(&open, &held->job, held->attempt);
         had = nodes_attempt_find(&worker->open, &held->job, held->attempt);
@@ -323,14 +372,17 @@ set_open(struct nodes *self, struct worker *worker, const struct worker_attach *
             learn(self, item);
         }
     }
-    nodes_attempts_free(&stale);
     nodes_attempts_free(&worker->open);
     worker->open = open;
 }
 
-static void
+/* Returns how much is stale. */
+static size_t
 welcome(struct nodes *self, struct worker *worker, const struct queue_noded *noded)
 {
+    const struct nodes_join *join = worker->join;
+    size_t count = noded->stale.count + join->dropped_count, i;
+    struct held_attempt *stale = muster_arena_alloc(muster_ctx_arena(self->ctx), (count + 1) * sizeof *stale);
     struct worker_welcome body = {.attachment = worker->attachment,
                                   .version = MUSTER_VERSION,
                                   .epoch = muster_store_epoch(muster_ctx_store(self->ctx)),
@@ -338,19 +390,22 @@ welcome(struct nodes *self, struct worker *worker, const struct queue_noded *nod
                                   .beat_ms = nodes_lease_ms(self) / 3,
                                   .received = worker->record.received,
                                   .draining = worker->record.draining};
-    size_t i;
 
-    body.stale.items = noded->stale.items;
-    body.stale.count = noded->stale.count;
+    for (i = 0; i < count; i++)
+        stale[i] = i < noded->stale.count ? noded->stale.items[i] : join->dropped[i - noded->stale.count];
+    body.stale.items = stale;
+    body.stale.count = count;
     nodes_send(self, worker->caller, &worker_welcome_type, &body);
     for (i = 0; i < worker->open.count; i++)
         nodes_send_early(self, worker, &worker->open.items[i].job, worker->open.items[i].attempt);
+    return count;
 }
 
 void
 nodes_attach_known(struct nodes *self, struct worker *worker, const struct queue_noded *noded)
 {
     struct nodes_join *join = worker->join;
+    size_t stale;
 
     if (join == NULL || join->token == 0 || join->attachment != noded->attachment)
         return;
@@ -363,12 +418,12 @@ nodes_attach_known(struct nodes *self, struct worker *worker, const struct queue
     worker->up_ms = worker->heard_ms = muster_now_ms(self->ctx);
     worker->heard_uptime_ms = muster_uptime_ms(self->ctx);
     self->attaches++;
-    welcome(self, worker, noded);
+    stale = welcome(self, worker, noded);
     muster_journal_say(muster_ctx_journal(self->ctx), INFO, "node-attached", "A worker has attached itself.",
                        MUSTER_SAY_TEXT("node", worker->record.name), MUSTER_SAY_TEXT("host", worker->record.host),
                        MUSTER_SAY_TEXT("version", worker->record.version), MUSTER_SAY_NUMBER("pid", join->in->pid),
                        MUSTER_SAY_NUMBER("running", (int64_t)worker->open.count),
-                       MUSTER_SAY_NUMBER("stale", (int64_t)noded->stale.count),
+                       MUSTER_SAY_NUMBER("stale", (int64_t)stale),
                        MUSTER_SAY_NUMBER("received", worker->record.received));
     nodes_free_join(&worker->join);
     nodes_turn(self, worker, nodes_wanted(worker), NULL);

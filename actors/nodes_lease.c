@@ -202,6 +202,7 @@ nodes_heard(struct nodes *self, struct worker *worker)
 {
     worker->heard_ms = muster_now_ms(self->ctx);
     worker->heard_uptime_ms = muster_uptime_ms(self->ctx);
+    worker->fresh = false; /* it knows its attachment, so it had its welcome */
     if (worker->state == node_state_AWAY)
         stand(self, worker); /* else the timer finds out by itself */
 }

@@ -45,6 +45,7 @@ acknowledge(struct nodes *self, struct worker *worker)
         if (worker->first == NULL)
             worker->last = &worker->first;
         worker->acked = parcel->seq;
+        worker->waiting_bytes -= parcel->size;
         answer_acked(self, worker, &parcel->caller);
         free(parcel);
     }
@@ -73,6 +74,7 @@ nodes_parcels_drop(struct nodes *self, struct worker *worker)
         free(parcel);
     }
     worker->last = &worker->first;
+    worker->waiting_bytes = 0;
     worker->parts.seq = 0;
     muster_buf_free(&worker->parts.data);
 }
@@ -88,12 +90,14 @@ find(const struct worker *worker, int64_t seq)
 }
 
 static struct nodes_parcel *
-add(struct worker *worker, int64_t seq, bool report)
+add(struct worker *worker, int64_t seq, bool report, size_t size)
 {
     struct nodes_parcel *parcel = muster_alloc(sizeof *parcel);
 
     parcel->seq = seq;
     parcel->report = report;
+    parcel->size = size;
+    worker->waiting_bytes += size;
     *worker->last = parcel;
     worker->last = &parcel->next;
     worker->taken = seq;
@@ -136,12 +140,15 @@ is_current(struct nodes *self, const struct worker *worker, const struct log_ent
 {
     const struct nodes_attempt *attempt;
 
-    if (!has_team(worker, entry->team) || !is_agents_to_say(self, entry))
+    if (!is_agents_to_say(self, entry))
         return false;
     if (muster_id_is_zero(&entry->job))
-        return true;
+        return has_team(worker, entry->team);
     attempt = nodes_attempt_find(&worker->open, &entry->job, entry->attempt);
-    return attempt && !attempt->ended && (attempt->team == NULL || strcmp(attempt->team->name, entry->team) == 0);
+    if (attempt == NULL || attempt->ended)
+        return false;
+    /* It may not offer the team any more, and still tell what it did for it. */
+    return attempt->team ? strcmp(attempt->team->name, entry->team) == 0 : has_team(worker, entry->team);
 }
 
 static void
@@ -199,7 +206,7 @@ hand_events(struct nodes *self, struct worker *worker, int64_t seq, const struct
     }
     worker->handed = seq;
     nodes_handed(self);
-    add(worker, seq, false);
+    add(worker, seq, false, data->size);
     return MUSTER_OK;
 }
 
@@ -208,7 +215,7 @@ take_events(struct nodes *self, struct worker *worker, int64_t seq, const struct
 {
     if (seq > worker->record.received)
         return hand_events(self, worker, seq, data);
-    add(worker, seq, false)->settled = true; /* from before it attached itself; that is all on disk */
+    add(worker, seq, false, data->size)->settled = true; /* from before it attached itself; that is all on disk */
     return MUSTER_OK;
 }
 
@@ -282,7 +289,7 @@ take_report(struct nodes *self, struct worker *worker, struct nodes_parcel *parc
     if (err)
         return err;
     if (parcel == NULL) {
-        parcel = add(worker, seq, true);
+        parcel = add(worker, seq, true, data->size);
         self->stale += attempt == NULL;
         if (attempt)
             say_reported(self, worker, attempt, &report);
@@ -336,14 +343,18 @@ take(struct nodes *self, struct worker *worker, int64_t seq, int kind, const str
     }
     self->parcels += parcel == NULL;
     self->dirty = true;
-    if (report)
+    if (parcel == NULL && worker->first && worker->waiting_bytes + data->size > (size_t)NODES_PARCEL_MAX)
+        err = MUSTER_OVERLOADED; /* one that keeps to its window never gets here */
+    else if (report)
         err = take_report(self, worker, parcel, seq, data);
     else if (parcel == NULL)
         err = take_events(self, worker, seq, data);
     if (err) {
         worker->refused = seq;
         self->parcels -= parcel == NULL;
-        muster_explain(self->ctx, 1, "the log of the hub is full; send the parcel again");
+        muster_explain(self->ctx, 1,
+                       "the log of the hub is full, or too much of this worker waits for it; send the "
+                       "parcel again");
         return MUSTER_OVERLOADED;
     }
     parcel = find(worker, seq);

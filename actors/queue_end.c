@@ -326,6 +326,7 @@ queue_give_up(struct queue_actor *self, struct queue_job *job)
                                 .code = "AGENT_HUNG",
                                 .message = "the agent did not report the end of the attempt",
                                 .session = job->session};
+    struct queue_reported told = {.job = job->id, .attempt = job->attempt};
 
     if (is_out_of_reach(self, job))
         return;
@@ -335,6 +336,10 @@ queue_give_up(struct queue_actor *self, struct queue_job *job)
         job->given_up = true;
         muster_timer_in(self->ctx, queue_overdue_ms(job->team), queue_timer_of(job));
         return;
+    }
+    if (queue_site_is_worker(job->site)) { /* what it still says of the attempt does not count */
+        told.node = job->site->node;
+        queue_tell_surely(self, MUSTER_NODES, &queue_reported_type, &told);
     }
     queue_conclude(self, job, &lost);
 }

@@ -11,6 +11,8 @@
 #include "actors/queue_record.h"
 #include "actors/queue_show.h"
 
+#define SKIP_MAX 1000 /* attempts that are skipped at once; a worker may say any number */
+
 /* ---- lost and found ---- */
 
 static void
@@ -39,6 +41,8 @@ queue_lose(struct queue_actor *self, struct queue_job *job, const char *reason)
         queue_finish_expired(self, job, &failed);
     else if (job->cancelled_by)
         queue_finish(self, job, &cancelled);
+    else if (queue_is_over(self, job)) /* the timer is late */
+        queue_finish_expired(self, job, &failed);
     else if (job->losses >= muster_ctx_options(self->ctx)->workers->max_losses)
         queue_finish(self, job, &failed);
     else
@@ -67,14 +71,22 @@ queue_remind(struct queue_actor *self, struct queue_job *job)
 
 /* ---- what it has ---- */
 
-/* Is the attempt still wanted?  Then it is marked. */
-static bool
-keep_held(struct queue_actor *self, const struct queue_node *in, const struct held_attempt *held)
+/* A worker has a later attempt than we ever began: our data folder is a copy of an earlier one.  Its numbers are not
+ * given again, so that nobody mistakes the one for the other. */
+static void
+skip_attempts(struct queue_job *job, int64_t used)
 {
-    struct queue_job *job = queue_job_find(&self->table, &held->job);
+    bool waits = job->phase == PHASE_WAIT || job->phase == PHASE_DELAY;
 
-    if (job == NULL || job->attempt != held->attempt || job->node == NULL || strcmp(job->node, in->node) != 0)
-        return false;
+    if (!waits || used <= job->attempt || used - job->attempt > SKIP_MAX)
+        return;
+    job->attempt = used;
+    job->lost = false;
+}
+
+static bool
+keep_job(struct queue_actor *self, const struct queue_node *in, struct queue_job *job)
+{
     if (job->phase == PHASE_FINISH)
         return job->reported; /* it tells its end until that is on disk */
     if (job->phase == PHASE_WAIT && job->lost) {
@@ -84,6 +96,19 @@ keep_held(struct queue_actor *self, const struct queue_node *in, const struct he
     }
     job->held = job->phase == PHASE_RUN;
     return job->held;
+}
+
+/* Is the attempt still wanted?  Then it is marked. */
+static bool
+keep_held(struct queue_actor *self, const struct queue_node *in, const struct held_attempt *held)
+{
+    struct queue_job *job = queue_job_find(&self->table, &held->job);
+
+    if (job && job->attempt < held->attempt)
+        skip_attempts(job, held->attempt);
+    else if (job && job->attempt == held->attempt && job->node && strcmp(job->node, in->node) == 0)
+        return keep_job(self, in, job);
+    return false;
 }
 
 static struct queue_noded

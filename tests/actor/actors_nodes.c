@@ -308,6 +308,18 @@ run(struct muster_ctx *ctx, const char *node, int64_t attachment, const struct m
     fake_call(ctx, "", 0, &agent_run_type, &body);
 }
 
+/* A worker that was there. */
+static void
+heard_of(struct muster_ctx *ctx, const char *name)
+{
+    int64_t attachment = attach(ctx, name);
+
+    cr_assert_eq(beat(ctx, attachment, false), MUSTER_OK);
+    fake_call(ctx, "", 0, &node_gone_type, &(struct node_gone){.attachment = attachment});
+    disk(ctx);
+    fake_forget(ctx);
+}
+
 /* A worker with an attempt at work. */
 static int64_t
 attach_and_run(struct muster_ctx *ctx, struct muster_id *out_job)
@@ -688,6 +700,7 @@ Test(nodes, what_is_stale_is_told_and_not_open)
     struct worker_welcome welcome;
     int64_t attachment;
 
+    heard_of(ctx, "w1");
     in.held.items = held;
     in.held.count = 2;
     attachment = attach_with(ctx, &in, &held[1], 1, &welcome);
@@ -698,6 +711,31 @@ Test(nodes, what_is_stale_is_told_and_not_open)
     send_chunk(ctx, attachment, 2, &held[0].job, 3, "current");
     disk(ctx);
     cr_assert_str_eq(written, "current ");
+    fake_free(&ctx);
+}
+
+Test(nodes, stale_attempts_may_be_many_and_in_any_order)
+{
+    enum { HELD = 100000 };
+    struct muster_ctx *ctx = start();
+    struct held_attempt *held = muster_alloc(HELD * sizeof *held);
+    struct worker_attach in = attach_of("w1");
+    struct worker_welcome welcome;
+    size_t i;
+
+    heard_of(ctx, "w1");
+    for (i = 0; i < HELD; i++) { /* the last first */
+        held[i].job.bytes[0] = (uint8_t)(255 - (i >> 16));
+        held[i].job.bytes[1] = (uint8_t)(255 - (i >> 8));
+        held[i].job.bytes[2] = (uint8_t)(255 - i);
+        held[i].attempt = 1;
+    }
+    in.held.items = held;
+    in.held.count = HELD;
+    attach_with(ctx, &in, held, HELD, &welcome);
+    cr_assert_eq(welcome.stale.count, HELD);
+    cr_assert_eq(view_of(ctx)->nodes[0].running, 0);
+    free(held);
     fake_free(&ctx);
 }
 
@@ -721,6 +759,7 @@ Test(nodes, team_and_request_id_of_attempts_it_had_before_come_from_their_jobs)
     int64_t attachment;
 
     fake_put(ctx, &job_type, &job);
+    heard_of(ctx, "w1");
     in.held.items = &held;
     in.held.count = 1;
     attachment = attach_with(ctx, &in, NULL, 0, &welcome);
@@ -1192,6 +1231,52 @@ Test(nodes, a_worker_says_only_what_its_agents_may_say)
     cr_assert_eq(view_of(ctx)->stale, 8);
     muster_buf_free(&body);
     muster_buf_free(&process);
+    fake_free(&ctx);
+}
+
+Test(nodes, a_worker_may_tell_what_it_did_for_a_team_that_it_does_not_offer_any_more)
+{
+    struct muster_ctx *ctx = start();
+    struct worker_team other = {.name = "gpu", .capacity = 1};
+    struct muster_id job;
+    int64_t attachment = attach_and_run(ctx, &job);
+    struct held_attempt held = {.job = job, .attempt = 1};
+    struct worker_attach in = attach_of("w1");
+    struct worker_welcome welcome;
+
+    fake_call(ctx, "", 0, &node_gone_type, &(struct node_gone){.attachment = attachment});
+    in.teams.items = &other;
+    in.teams.count = 1;
+    in.held.items = &held;
+    in.held.count = 1;
+    attachment = attach_with(ctx, &in, NULL, 0, &welcome);
+    send_chunk(ctx, attachment, 1, &job, 1, "before");
+    disk(ctx);
+    cr_assert_str_eq(written, "before ");
+    fake_free(&ctx);
+}
+
+Test(nodes, a_worker_has_only_so_much_on_its_way_to_the_disk)
+{
+    struct muster_ctx *ctx = start();
+    struct muster_id job;
+    int64_t attachment = attach_and_run(ctx, &job), seq;
+    struct worker_parcel part = {.attachment = attachment, .kind = parcel_kind_EVENTS};
+    char *junk = muster_alloc(1 << 20);
+
+    for (seq = 1; seq <= 3; seq++) /* 50 MiB each, of nothing that can be understood */
+        for (part.seq = seq, part.part = 0; part.part < 50; part.part++) {
+            part.last = part.part == 49;
+            cr_assert_eq(send_part(ctx, part, junk, 1 << 20), part.last && seq == 3 ? MUSTER_OVERLOADED : MUSTER_OK);
+        }
+    fake_forget(ctx);
+    send_chunk(ctx, attachment, 4, &job, 1, "four");
+    expect_failed(ctx, MUSTER_OVERLOADED, "3 is to come first");
+    disk(ctx);
+    cr_assert_eq(send_chunk(ctx, attachment, 3, &job, 1, "three"), MUSTER_OK);
+    disk(ctx);
+    cr_assert_str_eq(written, "three ");
+    free(junk);
     fake_free(&ctx);
 }
 
@@ -1725,7 +1810,8 @@ Test(nodes, a_worker_leaves_when_it_has_no_attempts)
     cr_assert_eq(view_of(ctx)->nodes[0].state, node_state_LEFT);
     fake_forget(ctx);
     restart(ctx);
-    cr_assert_null(fake_take_to(ctx, MUSTER_QUEUE), "nothing of it is awaited");
+    cr_assert_eq(told_queue(ctx)->state, node_state_LEFT, "a job may have been on its way to it");
+    cr_assert_null(fake_take_to(ctx, MUSTER_QUEUE));
     attach(ctx, "w1");
     cr_assert_not(((const struct node *)fake_get(ctx, &node_type, &id))->left);
     fake_free(&ctx);
@@ -1772,6 +1858,46 @@ Test(nodes, one_that_comes_back_while_it_is_forgotten_stays)
     noded(ctx, "w1", last_id, NULL, 0);
     cr_assert_not_null(fake_take_type(ctx, &worker_welcome_type));
     cr_assert_not_null(fake_get(ctx, &node_type, &id));
+    fake_free(&ctx);
+}
+
+/* It may send again what was on disk before it was forgotten, and nobody knows that any more. */
+Test(nodes, one_that_comes_back_after_it_was_forgotten_is_to_drop_what_it_has)
+{
+    struct muster_ctx *ctx = start();
+    struct muster_id job, since = muster_id_new(FAKE_START_MS);
+    int64_t attachment = attach_and_run(ctx, &job);
+    struct held_attempt held[2] = {{.job = job, .attempt = 1}, {.job = since, .attempt = 1}};
+    struct worker_attach in = attach_of("w1");
+    const struct worker_welcome *welcome;
+    int i;
+
+    send_chunk(ctx, attachment, 1, &job, 1, "one");
+    disk(ctx);
+    fake_advance(ctx, LEASE_MS * 2 / 3);
+    fake_advance(ctx, LEASE_MS);
+    disk(ctx);
+    operate(ctx, &node_forget_type, &(struct node_forget){.node = "w1"});
+    disk(ctx);
+    in.held.items = held;
+    for (i = 1; i <= 2; i++) { /* the second time because it did not get its welcome */
+        fake_forget(ctx);
+        in.held.count = (size_t)i;
+        cr_assert_eq(ask(ctx, &key_one, &worker_attach_type, &in), MUSTER_OK);
+        attachment = last_id;
+        disk(ctx);
+        cr_assert_eq(told_last(ctx)->held.count, (size_t)i - 1, "only what it got since");
+        noded(ctx, "w1", attachment, NULL, 0);
+        welcome = answer(ctx, &worker_welcome_type);
+        cr_assert_eq(welcome->stale.count, 1);
+        cr_assert(muster_id_equal(&welcome->stale.items[0].job, &job));
+        cr_assert_eq(view_of(ctx)->nodes[0].running, i - 1);
+        run(ctx, "w1", attachment, &since, 1);
+    }
+    send_chunk(ctx, attachment, 1, &job, 1, "one");
+    send_chunk(ctx, attachment, 2, &since, 1, "since");
+    disk(ctx);
+    cr_assert_str_eq(written, "one since ");
     fake_free(&ctx);
 }
 

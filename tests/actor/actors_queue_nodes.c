@@ -602,6 +602,20 @@ Test(queue_nodes, what_nobody_wants_from_a_worker_is_stale)
     fake_free(&ctx);
 }
 
+/* As after a backup was restored: what the worker is about to drop must not be begun there under the same number. */
+Test(queue_nodes, attempts_that_a_worker_has_and_the_queue_does_not_know_are_not_begun_again)
+{
+    struct muster_ctx *ctx = queue_new();
+    struct muster_id id = submit_far(ctx), other = submit_far(ctx);
+    struct held_attempt held[2] = {{.job = id, .attempt = 3}, {.job = other, .attempt = INT64_MAX}};
+
+    cr_assert_eq(attach(ctx, "one", 1, 2, held, 2).stale.count, 2);
+    fake_commit_all(ctx);
+    handed_to(ctx, &id, 4, "one");
+    handed_to(ctx, &other, 1, "one");
+    fake_free(&ctx);
+}
+
 Test(queue_nodes, a_worker_lost_while_a_job_is_handed_to_it)
 {
     struct muster_ctx *ctx = queue_new();
@@ -868,6 +882,25 @@ Test(queue_nodes, a_deadline_passes_while_a_job_is_lost)
     fake_free(&ctx);
 }
 
+Test(queue_nodes, a_job_whose_deadline_has_passed_is_not_lost_first)
+{
+    struct muster_ctx *ctx = queue_new();
+    struct job job = job_for("far");
+    struct muster_id id;
+
+    job.deadline_ms = FAKE_START_MS + 10000;
+    attach_new(ctx, "one", 1);
+    id = submit(ctx, &job);
+    handed_to(ctx, &id, 1, "one");
+    fake_set_clock(ctx, FAKE_START_MS + 10001); /* no timer has seen it yet */
+    stands(ctx, "one", node_state_LOST);
+    cr_assert_eq(said(ctx, &job_lost_type), 0, "nothing may stand behind its end");
+    fake_commit_all(ctx);
+    cr_assert_eq(stored(ctx, &id)->state, job_state_FAILED);
+    cr_assert_str_eq(stored(ctx, &id)->error, "DEADLINE_EXCEEDED");
+    fake_free(&ctx);
+}
+
 Test(queue_nodes, a_deadline_passes_while_a_worker_is_away)
 {
     struct muster_ctx *ctx = queue_new();
@@ -902,6 +935,27 @@ Test(queue_nodes, an_overdue_attempt_is_given_up_only_when_its_worker_is_there)
     fake_commit_all(ctx);
     cr_assert_eq(stored(ctx, &id)->state, job_state_RETRYING);
     cr_assert_eq(stored(ctx, &id)->failures, 1);
+    fake_free(&ctx);
+}
+
+Test(queue_nodes, nodes_hears_of_an_attempt_that_was_given_up)
+{
+    struct muster_ctx *ctx = queue_new();
+    struct muster_id id = one_at_work(ctx);
+    const struct queue_reported *told;
+    const struct fake_sent *sent;
+
+    fake_advance(ctx, TIMEOUT + OVERDUE);
+    cr_assert_eq(dropped(ctx, &id, 1, false), 1);
+    cr_assert_null(fake_take_type(ctx, &queue_reported_type), "it may still be reported");
+    fake_advance(ctx, OVERDUE);
+    sent = fake_take_type(ctx, &queue_reported_type);
+    cr_assert_not_null(sent);
+    cr_assert_str_eq(sent->to, MUSTER_NODES);
+    told = sent->body;
+    cr_assert_str_eq(told->node, "one");
+    cr_assert(muster_id_equal(&told->job, &id));
+    cr_assert_eq(told->attempt, 1);
     fake_free(&ctx);
 }
 
