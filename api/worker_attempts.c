@@ -140,4 +140,5 @@ worker_on_ready(struct worker_link *link, const struct queue_ready *ready)
                                   "the team's agent was restarted");
     }
     link->ready[team] = true;
+    worker_dial_when_ready(link);
 }

@@ -80,6 +80,7 @@ struct worker_link {
     struct muster_arena *arena; /* of the message at hand */
     struct muster_dial *dial;
     bool dial_over; /* to be closed when its hooks are not at work */
+    bool dialed;    /* for the first time: all agents have begun */
     enum worker_link_state state;
     int dial_timer, answer_timer, beat_timer, mail_timer, drain_timer;
     int64_t pause_ms; /* before the next dial */
@@ -122,6 +123,8 @@ void worker_tell_parcels(struct worker_link *link, const char *reply_to, const s
                          const void *body);
 /* To the hub; returns the number of the request. */
 int64_t worker_ask(struct worker_link *link, const struct muster_type *type, const void *body);
+/* Dial for the first time, once all agents have begun. */
+void worker_dial_when_ready(struct worker_link *link);
 /* The connection is of no more use: another one after a pause. */
 void worker_lose(struct worker_link *link, muster_err err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -353,6 +353,20 @@ worker_dial_soon(struct worker_link *link)
     dial_later(link);
 }
 
+/* What a hub gives before an agent is there would be lost. */
+void
+worker_dial_when_ready(struct worker_link *link)
+{
+    size_t i;
+
+    for (i = 0; i < link->spec->team_count; i++)
+        if (!link->ready[i])
+            return;
+    if (!link->dialed)
+        link->dial_timer = muster_loop_timer(link->loop, 0, on_dial_timer, link);
+    link->dialed = true;
+}
+
 /* ---- the thread ---- */
 
 #define IS(envelope, message) (strcmp((envelope)->type, message##_type.wire) == 0)
@@ -416,7 +430,7 @@ on_begin(void *arg, struct muster_loop *loop)
     struct worker_link *link = arg;
 
     link->loop = loop;
-    link->dial_timer = muster_loop_timer(loop, 0, on_dial_timer, link);
+    worker_dial_when_ready(link);
     return MUSTER_OK;
 }
 

@@ -26,7 +26,7 @@ PYTHON = "/usr/bin/python3"
 PRESETS = {"release": ("gcc", True, 1), "asan": ("gcc", True, 4), "clang": ("clang", False, 1)}
 
 C_TEST_SECONDS = 120  # one program, all its tests
-SYSTEM_SECONDS = 600
+SYSTEM_SECONDS = 1200
 BUILD_SECONDS = 900
 
 

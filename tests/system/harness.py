@@ -42,6 +42,12 @@ def wait_until(check, what, seconds=10.0, pause=0.02):
         pulse.wait(pause)
 
 
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
 def binary():
     named = os.environ.get("MUSTER_BIN")
     return pathlib.Path(named) if named else ROOT / "build" / "release" / "muster"
@@ -476,9 +482,10 @@ def merged(base, extra):
 
 
 class Daemon:
-    """One data folder and, from start() to stop() or kill9(), the daemon that serves it."""
+    """One data folder and, from start() to stop() or kill9(), the daemon that serves it.  `prefix` stands before its
+    command, and has to keep its process id."""
 
-    def __init__(self, folder, config=None, env=None, plain=False):
+    def __init__(self, folder, config=None, env=None, plain=False, prefix=(), listen="127.0.0.1:0"):
         self.folder = pathlib.Path(folder)
         self.data = self.folder / "data"
         self.config_file = self.folder / "muster.yaml"
@@ -489,6 +496,7 @@ class Daemon:
         self.runs = 0
         self.out = []
         self.plain = plain
+        self.prefix, self.listen = list(prefix), listen
         self.configure(config or {})
 
     def configure(self, config):
@@ -510,7 +518,7 @@ class Daemon:
         return env
 
     def command(self):
-        line = [str(binary()), "serve", "--data", str(self.data), "--listen", "127.0.0.1:0"]
+        line = [*self.prefix, str(binary()), "serve", "--data", str(self.data), "--listen", self.listen]
         return line if self.plain else line + ["--config", str(self.config_file)]
 
     def spawn(self):
@@ -577,6 +585,14 @@ class Daemon:
         """Whole JSON lines of this run's log."""
         lines = self.log().split("\n")[:-1]
         return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def journal(self, name, **fields):
+        """Lines of this run's log with this id, and with these fields."""
+        wanted = {"id": name, **fields}
+        return [line for line in self.log_lines() if all(line.get(key) == value for key, value in wanted.items())]
+
+    def wait_journal(self, name, seconds=20, **fields):
+        return wait_until(lambda: self.journal(name, **fields), f"{name} {fields} in {self.log_file}", seconds)[-1]
 
     def children(self):
         return processes_with(b"MUSTER_CHILD=", b"TMPDIR=" + os.fsencode(self.tmp))
@@ -681,3 +697,43 @@ class Daemon:
             self.end_hard()
             for pid in self.children():
                 os.kill(pid, signal.SIGKILL)
+
+
+class Worker(Daemon):
+    """A data folder of a worker and, from start() to stop() or kill9(), the worker.  `worker` in its configuration says
+    where the hub is; more arguments of the command line stand in `arguments`."""
+
+    def __init__(self, folder, config, arguments=(), **options):
+        self.arguments = list(arguments)
+        super().__init__(folder, config, **options)
+
+    def configure(self, config):
+        self.config = config
+        kept = {name: DEFAULTS[name] for name in ("shutdown", "log")}
+        self.config_file.write_text(json.dumps(merged(kept, config), indent=1))
+
+    def command(self):
+        line = [*self.prefix, str(binary()), "worker", "--config", str(self.config_file), "--data", str(self.data)]
+        return line + self.arguments
+
+    def start(self, seconds=20):
+        """Until it is attached."""
+        self.spawn()
+        try:
+            self.wait_attached(seconds=seconds)
+        except AssertionError as problem:
+            self.end_hard()
+            raise AssertionError(f"{problem}: {self.log()[-3000:]}") from None
+        return self
+
+    def wait_attached(self, times=1, seconds=20):
+        """So often in this run."""
+        wait_until(
+            lambda: len(self.journal("link-attached")) >= times or self.process.poll() is not None,
+            f"attached {times} times",
+            seconds,
+        )
+        assert self.process.poll() is None, f"the worker ended with {self.process.returncode}: {self.log()[-3000:]}"
+
+    def knock(self):
+        pass
