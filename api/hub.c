@@ -101,6 +101,19 @@ start_actors(struct muster_hub *hub, char *problem, size_t size)
     return err;
 }
 
+static void
+warn_of_workers(const struct muster_hub *hub)
+{
+    const struct options *options = &hub->house.options;
+    size_t i;
+
+    for (i = 0; i < options->teams.count && options->bus->commands[0] == '\0'; i++)
+        if (options->teams.items[i].driver == driver_kind_REMOTE)
+            muster_journal_say(hub->house.shared.journal, WARNING, "workers-shut-out",
+                               "A team's jobs wait for workers, which cannot come: set bus.commands.",
+                               MUSTER_SAY_TEXT("team", options->teams.items[i].name));
+}
+
 /* ---- the first key ---- */
 
 static muster_err
@@ -165,7 +178,12 @@ muster_hub_start(const struct muster_hub_settings *settings, char *problem, size
     struct muster_hub *hub = muster_alloc(sizeof *hub);
     muster_err err = muster_crypto_init();
     bool config_error = false;
+    char untold[1];
 
+    if (problem == NULL || problem_size == 0) {
+        problem = untold;
+        problem_size = sizeof untold;
+    }
     problem[0] = '\0';
     hub->own_process = settings->own_process;
     if (!err) {
@@ -192,6 +210,7 @@ muster_hub_start(const struct muster_hub_settings *settings, char *problem, size
     muster_journal_say(hub->house.shared.journal, INFO, "hub-started", "Ready.",
                        MUSTER_SAY_TEXT("url", muster_hub_url(hub)), MUSTER_SAY_TEXT("data", hub->house.options.data),
                        MUSTER_SAY_TEXT("version", MUSTER_VERSION));
+    warn_of_workers(hub);
     return hub;
 }
 

@@ -255,7 +255,12 @@ muster_worker_start(const struct muster_worker_settings *settings, char *problem
     struct muster_worker *worker = muster_alloc(sizeof *worker);
     muster_err err = muster_crypto_init();
     bool config_error = false;
+    char untold[1];
 
+    if (problem == NULL || problem_size == 0) {
+        problem = untold;
+        problem_size = sizeof untold;
+    }
     problem[0] = '\0';
     worker->own_process = settings->own_process;
     if (!err) {

@@ -3,6 +3,7 @@
  * create --curve` printed has both keys.  Any thread.  What can fail: what is said, and files. */
 #include "api/worker_address.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,27 +23,33 @@ is_given(const char *text)
     return text && text[0];
 }
 
-/* Does the key file also have the hub's key?  On the way, may others read it? */
-static bool
-has_hub_key(const char *path, struct muster_journal *journal)
+/* Does the key file also have the hub's key?  On the way, may others read it?  An empty one is what a shell leaves of a
+ * `muster key create` that failed. */
+static muster_err
+look_into(const char *path, struct muster_journal *journal, bool *out_has_hub_key, char *problem, size_t problem_size)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     char text[FILE_MAX];
     struct stat stat;
     ssize_t size;
-    bool found;
 
-    if (fd < 0)
-        return false;
+    if (fd < 0) {
+        snprintf(problem, problem_size, "curve_key: %s: %s", path, strerror(errno));
+        return MUSTER_INVALID_REQUEST;
+    }
     if (fstat(fd, &stat) == 0 && (stat.st_mode & 077) != 0)
         muster_journal_say(journal, WARNING, "key-readable", "Others may read the file with the secret key: chmod 600.",
                            MUSTER_SAY_TEXT("file", path));
     size = read(fd, text, sizeof text - 1);
     close(fd);
     text[size > 0 ? size : 0] = '\0';
-    found = strstr(text, "server-public") != NULL;
+    *out_has_hub_key = strstr(text, "server-public") != NULL;
     explicit_bzero(text, sizeof text);
-    return found;
+    if (size > 0)
+        return MUSTER_OK;
+    snprintf(problem, problem_size, "curve_key: there is nothing in %s; `muster key create` failed, or wrote elsewhere",
+             path);
+    return MUSTER_INVALID_REQUEST;
 }
 
 /* What is missing, and where to get it; NULL: nothing. */
@@ -74,10 +81,15 @@ worker_address_read(const struct muster_address *address, struct muster_journal 
                     struct muster_dial_spec *out_spec, const char **out_api_key, char *problem, size_t problem_size)
 {
     struct muster_address whole = *address;
+    bool has_hub_key = false;
     const char *missing;
-    muster_err err;
+    muster_err err = MUSTER_OK;
 
-    if (is_given(whole.curve_key) && has_hub_key(whole.curve_key, journal) && !is_given(whole.hub_key))
+    if (is_given(whole.curve_key))
+        err = look_into(whole.curve_key, journal, &has_hub_key, problem, problem_size);
+    if (err)
+        return err;
+    if (has_hub_key && !is_given(whole.hub_key))
         whole.hub_key = whole.curve_key;
     missing = advice(&whole);
     if (missing) {

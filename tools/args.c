@@ -38,13 +38,17 @@ is_group(const struct command *commands, const char *word)
     return false;
 }
 
-/* Does argv's word, up to its '=', name this option? */
+/* Does argv's word, up to its '=', name this option?  One that takes a list may be written with an s. */
 static bool
-names_option(const char *word, const char *name)
+names_option(const char *word, const struct option_row *row)
 {
-    size_t length = strlen(name);
+    size_t length = strlen(row->name);
 
-    return strncmp(word, name, length) == 0 && (word[length] == '\0' || word[length] == '=');
+    if (strncmp(word, row->name, length) != 0)
+        return false;
+    if (word[length] == 's' && row->value && strchr(row->value, ','))
+        length++;
+    return word[length] == '\0' || word[length] == '=';
 }
 
 static int
@@ -54,7 +58,7 @@ find_option(const struct option_row *rows, const char *word)
 
     for (i = 0; rows && rows[i].name; i++) {
         MUSTER_ASSERT(i < CALL_OPTIONS_MAX);
-        if (names_option(word, rows[i].name))
+        if (names_option(word, &rows[i]))
             return i;
     }
     return -1;

@@ -10,7 +10,7 @@ const struct exit_row exit_rows[] = {
     {EXIT_USAGE, "wrong usage or configuration"},
     {EXIT_UNREACHABLE, "the server cannot be reached"},
     {EXIT_REFUSED, "refused: no key, a wrong one, or one without the scope"},
-    {EXIT_NOT_FOUND, "no such team, job, key or webhook"},
+    {EXIT_NOT_FOUND, "no such team, job, key, webhook or worker"},
     {EXIT_TIMEOUT, "timeout; the job goes on"},
     {EXIT_LATER, "rate limited or overloaded; try later"},
     {EXIT_CANCELLED, "the job was cancelled"},

@@ -7,15 +7,17 @@
  * libzmq would not do it either, but would not tell of a name that cannot be resolved.  As seen with libzmq 4.3.4, at
  * the monitor of the side that connects:
  *
- *   let in                            CONNECT_DELAYED (not with ipc), CONNECTED, HANDSHAKE_SUCCEEDED
- *   ZAP says 400                      CONNECTED, HANDSHAKE_FAILED_AUTH 400, DISCONNECTED
- *   ZAP says 300                      CONNECTED; then FAILED_NO_DETAIL EPIPE, DISCONNECTED, or nothing, with CURVE
- * until ZMQ_HANDSHAKE_IVL, FAILED_NO_DETAIL EAGAIN, DISCONNECTED another server key                CONNECTED,
- * FAILED_NO_DETAIL EPIPE, DISCONNECTED, CONNECT_RETRIED only one side with CURVE          CONNECTED, FAILED_PROTOCOL
- * MECHANISM_MISMATCH or, when the other side saw it first, FAILED_NO_DETAIL EPIPE; then DISCONNECTED somebody who says
- * nothing         CONNECTED, after ZMQ_HANDSHAKE_IVL FAILED_NO_DETAIL EAGAIN, DISCONNECTED nobody listens
- * CONNECT_DELAYED (not with ipc), CLOSED, CONNECT_RETRIED a name that does not resolve      CONNECT_RETRIED alone,
- * which -1 leaves out port 99999                        connects to 34463: ports are checked here
+ * - let in: CONNECT_DELAYED (not with ipc), CONNECTED, HANDSHAKE_SUCCEEDED
+ * - ZAP says 400: CONNECTED, HANDSHAKE_FAILED_AUTH 400, DISCONNECTED
+ * - ZAP says 300: CONNECTED; then FAILED_NO_DETAIL EPIPE, DISCONNECTED, or nothing (with CURVE) until
+ *   ZMQ_HANDSHAKE_IVL, FAILED_NO_DETAIL EAGAIN, DISCONNECTED
+ * - another server key: CONNECTED, FAILED_NO_DETAIL EPIPE, DISCONNECTED, CONNECT_RETRIED
+ * - only one side with CURVE: CONNECTED, FAILED_PROTOCOL MECHANISM_MISMATCH or, when the other side saw it first,
+ *   FAILED_NO_DETAIL EPIPE; then DISCONNECTED
+ * - somebody who says nothing: CONNECTED, after ZMQ_HANDSHAKE_IVL FAILED_NO_DETAIL EAGAIN, DISCONNECTED
+ * - nobody listens: CONNECT_DELAYED (not with ipc), CLOSED, CONNECT_RETRIED
+ * - a name that does not resolve: CONNECT_RETRIED alone, which -1 leaves out
+ * - port 99999: connects to 34463; ports are checked here
  */
 #include <errno.h>
 #include <pthread.h>

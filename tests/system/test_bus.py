@@ -15,17 +15,12 @@ import pytest
 import zmq
 import zmq.utils.z85
 
+import bus_small
 import harness
 from bus_client import NOBODY, Bus, Refused
-from harness import scaled, wait_until
+from harness import free_port, scaled, wait_until
 
 TEAMS = {"echo": {"driver": "echo", "concurrency": 8}, "other": {"driver": "echo"}}
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def endpoints(transport):
@@ -305,6 +300,133 @@ def test_marks_tell_the_number_before_and_topics_choose(site):
     assert topic.decode() == f"echo/job.completed/{uuid.UUID(bytes=event['job'])}"
     assert mark["before"] < event["seq"] == cursor_number(mark["cursor"])
     assert mark["team_before"] <= mark["before"]
+
+
+# ---- reads that wait ----
+
+
+def test_a_reader_that_waits_sees_every_event_once_and_in_order(site):
+    here = site()
+    reader, writer = here.bus(), here.bus()
+    cursor, seen, done = reader.welcome["cursor"], [], set()
+    prompts = [f"@delay=2ms {i} " + "x " * 50 for i in range(20)]
+    jobs = {writer.ask("queue.submit", job={"team": "echo", "prompt": prompt})["job"] for prompt in prompts}
+    rounds = 0
+    while done != jobs:
+        page = reader.ask("log.read", after=cursor, wait_ms=20000)
+        assert page.get("events"), "it waited in vain"
+        seen += page["events"]
+        done |= {event["job"] for event in page["events"] if event["type"] == "job.completed"}
+        cursor, rounds = page["next"], rounds + 1
+    whole, after, more = [], reader.welcome["cursor"], True
+    while more:
+        page = reader.ask("log.read", after=after, limit=1000)
+        whole += page.get("events", ())
+        after, more = page["next"], page.get("more")
+    assert [event["seq"] for event in seen] == [event["seq"] for event in whole][: len(seen)]
+    assert rounds < len(seen)
+
+
+def test_a_read_waits_for_its_team_and_for_its_job(site):
+    here = site()
+    reader, writer = here.bus(), here.bus()
+    cursor = reader.welcome["cursor"]
+    other = reader.send("log.read", {"after": cursor, "team": "other", "wait_ms": 20000})
+    for _ in range(5):
+        writer.submit_and_wait(team="echo", prompt="not yours")
+    assert not reader.commands.poll(200)
+    job = writer.submit_and_wait(team="other", prompt="yours")
+    page = reader.receive(other)
+    assert {event["team"] for event in page["events"]} == {"other"} and page["events"][0]["job"] == job["id"]
+    writer.ask("queue.pause", team="other", paused=True)
+    waiting = writer.ask("queue.submit", job={"team": "other", "prompt": "later"})["job"]
+    first = reader.ask("log.read", job=waiting, wait_ms=20000)
+    assert [event["type"] for event in first["events"]] == ["job.queued"]
+    one = reader.send("log.read", {"after": first["next"], "job": waiting, "wait_ms": 20000})
+    writer.submit_and_wait(team="echo", prompt="not yours")
+    assert not reader.commands.poll(200)
+    writer.ask("queue.pause", team="other")
+    assert {event["job"] for event in reader.receive(one)["events"]} == {waiting}
+
+
+def test_a_read_that_waits_in_vain_ends_with_an_empty_page_or_with_the_server(site):
+    here = site(bus={"max_pending": 2})
+    reader, writer = here.bus(), here.bus()
+    job = writer.submit_and_wait(team="echo", prompt="x")
+    page = reader.ask("log.read", after=reader.welcome["cursor"])
+    begun = time.monotonic()
+    page = reader.ask("log.read", after=page["next"], team="other", wait_ms=300)
+    assert not page.get("events") and time.monotonic() - begun > 0.29
+    assert cursor_number(page["next"]) == page["settled"]
+    numbers = [reader.send("log.read", {"after": page["next"], "wait_ms": 60000}) for _ in range(3)]
+    refused("OVERLOADED", reader.receive, numbers[2])
+    assert writer.ask("job.read", job=job["id"])
+    assert not writer.ask("log.read", after=page["next"], wait_ms=1).get("events")  # those before it wait now
+    here.daemon.stop()
+    for number in numbers[:2]:
+        assert not reader.receive(number).get("events")
+
+
+def test_a_key_kept_to_teams_waits_for_events_of_those_only(site):
+    here = site()
+    kept, writer = here.bus(here.key("kept", "--team", "other")[0]), here.bus()
+    number = kept.send("log.read", {"after": writer.welcome["cursor"], "wait_ms": 20000})
+    writer.submit_and_wait(team="echo", prompt="not yours")
+    assert not kept.commands.poll(200)
+    job = writer.submit_and_wait(team="other", prompt="yours")
+    assert {event["job"] for event in kept.receive(number)["events"]} == {job["id"]}
+
+
+# ---- the client of the README ----
+
+
+@pytest.mark.deadline(120)
+@pytest.mark.parametrize("curve", [False, True], ids=["plain", "curve"])
+def test_a_client_of_60_lines_goes_on_over_kill_9_without_gap_or_double(site, curve, tmp_path):
+    assert len((harness.ROOT / "tests/system/bus_small.py").read_text().splitlines()) <= 60
+    here = site("tcp", curve=curve)
+    file = tmp_path / "bot.key"
+    file.write_text("\n".join(here.key("bot", "--scopes", "admin:*", "--rate", "0/1m", "--curve")))
+    who = {"curve": file} if curve else {"key": here.daemon.key}
+    reader, writer, late = (bus_small.Bus(here.endpoints["commands"], **who) for _ in range(3))
+    seen, jobs = [], []
+
+    def read():
+        for cursor, event in reader.follow(wait_ms=300):
+            seen.append((cursor, event))
+            if event["type"] == "team.paused":
+                return
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    for _ in range(3):
+        jobs += [writer.submit("echo", f"@chunks=3 {i}") for i in range(20)]
+        here.daemon.kill9()
+        here.daemon.start()
+    left = set(jobs)
+    for _, event in writer.follow(wait_ms=300):
+        left -= {event.get("job")} if event["type"] in bus_small.ENDS else set()
+        if not left:
+            break
+    assert all(writer.ask("job.read", job=job)["job"]["state"] == "completed" for job in jobs)
+    waits = writer.submit("echo", "later", not_before_ms=int(time.time() * 1000) + 3600000)
+    assert writer.ask("queue.cancel", job=waits)["state"] == "cancelled"
+    writer.ask("queue.pause", team="other", paused=True)
+    thread.join(scaled(60))
+    assert not thread.is_alive()
+    ends = [event["job"] for _, event in seen if event["type"] in bus_small.ENDS]
+    assert sorted(ends) == sorted([*jobs, waits])
+    whole, after, more = [], "", True
+    while more:
+        page = writer.ask("log.read", after=after, limit=1000)
+        whole += page.get("events", ())
+        after, more = page["next"], page.get("more")
+    assert [event for _, event in seen] == whole
+    middle = len(seen) // 2
+    cursor, event = next(late.follow(after=seen[middle - 1][0]))
+    assert (cursor, event) == seen[middle]
+    for bus in (reader, writer, late):
+        bus.socket.close()
 
 
 # ---- CURVE ----

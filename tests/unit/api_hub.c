@@ -231,12 +231,28 @@ Test(hub, only_what_started_says_that_it_stopped)
     cr_assert_not_null(strstr(text, "hub-stopped"), "%s", text);
 }
 
+Test(hub, says_which_teams_no_worker_can_reach)
+{
+    char data[256], text[16384];
+    struct muster_hub_settings settings = {.data = data, .listen = "127.0.0.1:0"};
+
+    snprintf(data, sizeof data, "%s/data", folder);
+    settings.config = write_config("teams: {here: {driver: echo}, far: {driver: remote}}");
+    log_of(&settings, true, text, sizeof text);
+    cr_assert_not_null(strstr(text, "workers-shut-out"), "%s", text);
+    cr_assert_not_null(strstr(text, "\"team\":\"far\""), "%s", text);
+    settings.config = write_config("teams: {far: {driver: remote}}\nbus: {commands: 'ipc://c.sock'}");
+    log_of(&settings, true, text, sizeof text);
+    cr_assert_null(strstr(text, "workers-shut-out"), "%s", text);
+}
+
 Test(hub, a_wrong_configuration_is_told_apart)
 {
     const char *path = write_config("http:\n  threads: many\n");
     char problem[512], place[300];
     bool config_error = false;
 
+    cr_assert_null(start("data", path, NULL, NULL, 0, NULL), "nobody asks why");
     cr_assert_null(start("data", path, NULL, problem, sizeof problem, &config_error));
     cr_assert(config_error);
     snprintf(place, sizeof place, "%s:2:12: http.threads", path);

@@ -612,6 +612,7 @@ expect_problem(struct muster_worker_settings settings, const char *text)
     bool config_error = false;
 
     settings.log_fd = null_fd;
+    cr_expect_null(muster_worker_start(&settings, NULL, 0, NULL), "nobody asks why");
     cr_expect_null(muster_worker_start(&settings, problem, sizeof problem, &config_error));
     cr_expect(strstr(problem, text) != NULL, "%s: %s", text, problem);
     cr_expect(config_error, "%s", problem);
@@ -633,6 +634,10 @@ Test(worker, says_what_is_wrong_with_its_settings)
     expect_problem(SETTINGS(.address.hub = "tcp://10.0.0.1:5570", .address.curve_key = no_key), "without hub_key");
     expect_problem(
         SETTINGS(.address.hub = "tcp://10.0.0.1:5570", .address.curve_key = no_key, .address.hub_key = no_key), "none");
+    expect_problem(SETTINGS(.address.hub = "tcp://10.0.0.1:5570", .address.curve_key = "/nowhere/a.key"),
+                   "curve_key: /nowhere/a.key: No such file");
+    expect_problem(SETTINGS(.address.hub = "tcp://10.0.0.1:5570", .address.curve_key = write_file("empty", "")),
+                   "there is nothing in");
     expect_problem(SETTINGS(.address.hub = "ipc:///tmp/x", .offer = unknown, .offer_count = 2),
                    "nobody is not a team of this worker's configuration, which has: echo");
     expect_problem(SETTINGS(.address.hub = "ipc:///tmp/x", .config = only_remote), "there is no team to offer");

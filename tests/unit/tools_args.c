@@ -10,10 +10,11 @@
 
 static const struct option_row globals[] = {{"--url", "URL", ""}, {"--json", NULL, ""}, {NULL, NULL, NULL}};
 static const struct option_row ask_options[] = {{"--timeout", "DUR", ""}, {"--time", "T", ""}, {NULL, NULL, NULL}};
+static const struct option_row create_options[] = {{"--team", "T,..", ""}, {NULL, NULL, NULL}};
 static const struct command commands[] = {
     {"ask", "TEAM QUESTION", "", ask_options, 2, 3, NULL},
     {"status", "[TEAM]", "", NULL, 0, 1, NULL},
-    {"key create", "NAME", "", NULL, 1, 1, NULL},
+    {"key create", "NAME", "", create_options, 1, 1, NULL},
     {"key list", "", "", NULL, 0, 0, NULL},
     {NULL, NULL, NULL, NULL, 0, 0, NULL},
 };
@@ -67,6 +68,18 @@ Test(tools_args, options_stand_anywhere_and_take_both_forms)
     cr_assert_str_eq(call_value(&call, "--url"), "http://x");
     cr_assert_str_eq(call_value(&call, "--json"), "");
     cr_assert_eq(call.arg_count, 2);
+}
+
+Test(tools_args, an_option_that_takes_a_list_may_be_in_the_plural)
+{
+    struct call call;
+
+    cr_assert(parse("key|create|x|--teams|a,b", &call), "%s", problem);
+    cr_assert_str_eq(call_value(&call, "--team"), "a,b");
+    cr_assert(parse("key|create|x|--teams=a", &call), "%s", problem);
+    cr_assert_str_eq(call_value(&call, "--team"), "a");
+    expect_problem("key|create|x|--teamss|a", "--teamss");
+    expect_problem("ask|echo|hello|--timeouts|1s", "--timeouts");
 }
 
 Test(tools_args, two_dashes_end_the_options)
