@@ -528,7 +528,7 @@ on_frame(void *arg, const void *data, size_t size)
     muster_err err;
 
     forget_message(ctx);
-    err = muster_envelope_unpack(data, size, ctx->arena, &ctx->envelope);
+    err = muster_envelope_open(data, size, ctx->arena, &ctx->envelope);
     if (err) {
         forget_message(ctx);
         muster_journal_say(ctx->house->journal, WARNING, "message-malformed", "A message was not an envelope.",

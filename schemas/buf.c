@@ -3,11 +3,11 @@
  */
 #include "schemas/muster_buf.h"
 
+#include <msgpack.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "schemas/arena.h"
 #include "schemas/muster_err.h"
 
 #define BUF_FIRST 256    /* bytes of a buffer's first allocation */
@@ -53,8 +53,8 @@ muster_strdup(const char *text)
 
 /* ---- buffer ---- */
 
-char *
-muster_buf_room(struct muster_buf *buf, size_t size)
+void
+muster_buf_grow(struct muster_buf *buf, size_t size)
 {
     size_t wanted, capacity;
 
@@ -68,24 +68,21 @@ muster_buf_room(struct muster_buf *buf, size_t size)
         buf->data = muster_realloc(buf->data, capacity);
         buf->capacity = capacity;
     }
-    return buf->data + buf->size;
 }
 
 void
-muster_buf_add(struct muster_buf *buf, const void *data, size_t size)
+muster_buf_int(struct muster_buf *buf, int64_t number)
 {
-    char *room = muster_buf_room(buf, size);
+    uint64_t rest = number < 0 ? 0 - (uint64_t)number : (uint64_t)number;
+    char digits[20];
+    size_t at = sizeof digits;
 
-    if (size > 0)
-        memcpy(room, data, size);
-    room[size] = '\0';
-    buf->size += size;
-}
-
-void
-muster_buf_str(struct muster_buf *buf, const char *text)
-{
-    muster_buf_add(buf, text, strlen(text));
+    do
+        digits[--at] = (char)('0' + rest % 10);
+    while ((rest /= 10) > 0);
+    if (number < 0)
+        digits[--at] = '-';
+    muster_buf_add(buf, digits + at, sizeof digits - at);
 }
 
 void
@@ -95,9 +92,11 @@ muster_buf_vprintf(struct muster_buf *buf, const char *format, va_list args)
     int size;
 
     va_copy(again, args);
-    size = vsnprintf(NULL, 0, format, args);
+    (void)muster_buf_room(buf, 0);
+    size = vsnprintf(buf->data + buf->size, buf->capacity - buf->size, format, args);
     MUSTER_ASSERT(size >= 0);
-    (void)vsnprintf(muster_buf_room(buf, (size_t)size), (size_t)size + 1, format, again);
+    if ((size_t)size >= buf->capacity - buf->size) /* it did not fit */
+        (void)vsnprintf(muster_buf_room(buf, (size_t)size), (size_t)size + 1, format, again);
     va_end(again);
     buf->size += (size_t)size;
 }
@@ -152,6 +151,10 @@ muster_buf_take(struct muster_buf *buf, size_t *out_size)
 }
 
 /* ---- arena ---- */
+
+struct muster_arena {
+    msgpack_zone zone;
+};
 
 struct muster_arena *
 muster_arena_new(void)
@@ -210,14 +213,17 @@ muster_arena_str(struct muster_arena *arena, const char *text, size_t size)
 char *
 muster_arena_printf(struct muster_arena *arena, const char *format, ...)
 {
+    char most[128]; /* what most texts fit in: they are printed once */
     va_list args;
     int size;
     char *text;
 
     va_start(args, format);
-    size = vsnprintf(NULL, 0, format, args);
+    size = vsnprintf(most, sizeof most, format, args);
     va_end(args);
     MUSTER_ASSERT(size >= 0);
+    if ((size_t)size < sizeof most)
+        return muster_arena_str(arena, most, (size_t)size);
     text = arena_raw(arena, (size_t)size + 1);
     va_start(args, format);
     (void)vsnprintf(text, (size_t)size + 1, format, args);

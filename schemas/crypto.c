@@ -78,12 +78,15 @@ is_dash(size_t at)
 void
 muster_id_text(const struct muster_id *id, char out_text[MUSTER_ID_TEXT])
 {
-    char hex[33];
-    size_t from = 0, to;
+    static const char digits[] = "0123456789abcdef";
+    size_t i, to = 0;
 
-    muster_hex(id->bytes, sizeof id->bytes, hex);
-    for (to = 0; to < MUSTER_ID_TEXT - 1; to++)
-        out_text[to] = is_dash(to) ? '-' : hex[from++];
+    for (i = 0; i < sizeof id->bytes; i++) {
+        if (is_dash(to))
+            out_text[to++] = '-';
+        out_text[to++] = digits[id->bytes[i] >> 4];
+        out_text[to++] = digits[id->bytes[i] & 0x0f];
+    }
     out_text[to] = '\0';
 }
 
@@ -114,7 +117,9 @@ muster_id_equal(const struct muster_id *a, const struct muster_id *b)
 bool
 muster_id_is_zero(const struct muster_id *id)
 {
-    return sodium_is_zero(id->bytes, sizeof id->bytes) == 1;
+    static const struct muster_id zero;
+
+    return muster_id_equal(id, &zero);
 }
 
 int64_t

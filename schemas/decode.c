@@ -340,12 +340,13 @@ get_map(const struct decode *de, const struct rows_path *path, const struct must
 }
 
 muster_err
-decode_struct(const struct decode *decode, const struct muster_type *type, const struct decode_value *value, void *out)
+decode_struct(const struct decode *decode, const struct muster_type *type, const struct decode_value *value,
+              void **out_struct)
 {
     void *whole = muster_arena_alloc(decode->arena, type->size);
     muster_err err = get_map(decode, NULL, type, value, whole);
 
     if (err == MUSTER_OK)
-        memcpy(out, whole, type->size);
+        *out_struct = whole;
     return err;
 }

@@ -27,7 +27,8 @@ struct decode_value {
     double real;
     const char *text; /* TEXT and BYTES; not terminated */
     size_t size;      /* of text; items of LIST and MAP */
-    const void *node; /* the library's object */
+    void *node;       /* the source's own */
+    size_t level;     /* of the items in the source, where it counts */
 };
 
 /* Position in a map; begins with only `map` set. */
@@ -39,6 +40,8 @@ struct decode_walk {
 
 struct decode_source {
     bool textual; /* JSON: BIN is base64, ID is text, 5.0 is a whole number, any value fits JSON */
+    /* Items are asked for from the first on, each once, and each value is done with before the next is asked for: a
+     * source may read as it goes. */
     void (*item)(const struct decode_value *list, size_t index, struct decode_value *out);
     /* False at the end.  A name that is no text has another shape. */
     bool (*next)(struct decode_walk *walk, struct decode_value *out_name, struct decode_value *out);
@@ -53,8 +56,8 @@ struct decode {
     bool strict;                /* an unknown field is an error */
 };
 
-/* `out` is written only on success. */
+/* The struct is in the arena. */
 muster_err decode_struct(const struct decode *decode, const struct muster_type *type, const struct decode_value *value,
-                         void *out);
+                         void **out_struct);
 
 #endif

@@ -13,128 +13,143 @@
 /* ---- writing ---- */
 
 static void
-put_principal(msgpack_packer *packer, const struct muster_principal *principal)
+put_principal(struct muster_buf *out, const struct muster_principal *principal)
 {
-    (void)msgpack_pack_array(packer, PRINCIPAL_ITEMS);
-    (void)msgpack_pack_bin_with_body(packer, principal->key.bytes, sizeof principal->key.bytes);
-    pack_text(packer, principal->name);
-    (void)msgpack_pack_int64(packer, principal->rate_limit);
-    (void)msgpack_pack_int64(packer, principal->rate_left);
-    (void)msgpack_pack_int64(packer, principal->rate_reset_s);
-    (void)msgpack_pack_int64(packer, principal->rate_window_s);
+    pack_list(out, PRINCIPAL_ITEMS);
+    pack_bytes(out, principal->key.bytes, sizeof principal->key.bytes);
+    pack_text(out, principal->name);
+    pack_int(out, principal->rate_limit);
+    pack_int(out, principal->rate_left);
+    pack_int(out, principal->rate_reset_s);
+    pack_int(out, principal->rate_window_s);
 }
 
 /* Everything but the body. */
 static void
-put_head(msgpack_packer *packer, const struct muster_envelope *envelope, const char *type)
+put_head(struct muster_buf *out, const struct muster_envelope *envelope, const char *type)
 {
-    (void)msgpack_pack_array(packer, ENVELOPE_ITEMS);
-    (void)msgpack_pack_int64(packer, MUSTER_ENVELOPE_VERSION);
-    pack_text(packer, type);
-    (void)msgpack_pack_int64(packer, envelope->id);
-    pack_text(packer, envelope->reply_to);
-    (void)msgpack_pack_int64(packer, envelope->deadline_ms);
-    pack_text(packer, envelope->trace);
-    put_principal(packer, &envelope->principal);
+    pack_list(out, ENVELOPE_ITEMS);
+    pack_int(out, MUSTER_ENVELOPE_VERSION);
+    pack_text(out, type);
+    pack_int(out, envelope->id);
+    pack_text(out, envelope->reply_to);
+    pack_int(out, envelope->deadline_ms);
+    pack_text(out, envelope->trace);
+    put_principal(out, &envelope->principal);
 }
 
 void
 muster_envelope_pack(const struct muster_envelope *envelope, const struct muster_type *type, const void *in,
                      struct muster_buf *out)
 {
-    msgpack_packer packer;
-
-    pack_begin(&packer, out);
-    put_head(&packer, envelope, type->wire);
-    pack_struct(&packer, type, in);
+    put_head(out, envelope, type->wire);
+    pack_struct(out, type, in);
 }
 
 void
 muster_envelope_wrap(const struct muster_envelope *envelope, struct muster_buf *out)
 {
-    msgpack_packer packer;
+    static const uint8_t empty_map = 0x80;
 
-    pack_begin(&packer, out);
-    put_head(&packer, envelope, envelope->type);
+    put_head(out, envelope, envelope->type);
     if (envelope->body.size > 0)
         muster_buf_add(out, envelope->body.data, envelope->body.size);
     else
-        (void)msgpack_pack_map(&packer, 0);
+        muster_buf_add(out, &empty_map, 1);
 }
 
 /* ---- reading ---- */
 
+enum { ITEM_LEVEL = 1, PRINCIPAL_LEVEL = 2 };
+
 static bool
-get_int(const msgpack_object *object, int64_t *out)
+get_int(struct pack_reader *reader, size_t level, int64_t *out)
 {
-    if (object->type == MSGPACK_OBJECT_NEGATIVE_INTEGER)
-        *out = object->via.i64;
-    else if (object->type == MSGPACK_OBJECT_POSITIVE_INTEGER && object->via.u64 <= INT64_MAX)
-        *out = (int64_t)object->via.u64;
-    else
+    struct decode_value value;
+
+    if (!pack_read(reader, level, &value) || value.shape != DECODE_INT)
         return false;
+    *out = value.number;
     return true;
 }
 
 static bool
-get_text(const msgpack_object *object, size_t max, struct muster_arena *arena, const char **out)
+get_text(struct pack_reader *reader, size_t level, size_t max, struct muster_arena *arena, const char **out)
 {
-    if (object->type != MSGPACK_OBJECT_STR || object->via.str.size > max ||
-        !text_is_clean(object->via.str.ptr, object->via.str.size))
+    struct decode_value value;
+
+    if (!pack_read(reader, level, &value) || value.shape != DECODE_TEXT || value.size > max ||
+        !text_is_clean(value.text, value.size))
         return false;
-    *out = muster_arena_str(arena, object->via.str.ptr, object->via.str.size);
+    *out = muster_arena_str(arena, value.text, value.size);
     return true;
 }
 
 static bool
-get_principal(const msgpack_object *object, struct muster_arena *arena, struct muster_principal *out)
+get_list(struct pack_reader *reader, size_t level, size_t items)
 {
-    const msgpack_object *item = object->via.array.ptr;
+    struct decode_value value;
 
-    if (object->type != MSGPACK_OBJECT_ARRAY || object->via.array.size != PRINCIPAL_ITEMS)
-        return false;
-    if (item[0].type != MSGPACK_OBJECT_BIN || item[0].via.bin.size != sizeof out->key.bytes)
-        return false;
-    memcpy(out->key.bytes, item[0].via.bin.ptr, sizeof out->key.bytes);
-    return get_text(&item[1], TEXT_BYTES, arena, &out->name) && get_int(&item[2], &out->rate_limit) &&
-           get_int(&item[3], &out->rate_left) && get_int(&item[4], &out->rate_reset_s) &&
-           get_int(&item[5], &out->rate_window_s);
+    return pack_read(reader, level, &value) && value.shape == DECODE_LIST && value.size == items;
 }
 
 static bool
-get_head(const msgpack_object *item, struct muster_arena *arena, struct muster_envelope *out)
+get_principal(struct pack_reader *reader, struct muster_arena *arena, struct muster_principal *out)
+{
+    struct decode_value key;
+
+    if (!get_list(reader, ITEM_LEVEL, PRINCIPAL_ITEMS))
+        return false;
+    if (!pack_read(reader, PRINCIPAL_LEVEL, &key) || key.shape != DECODE_BYTES || key.size != sizeof out->key.bytes)
+        return false;
+    memcpy(out->key.bytes, key.text, sizeof out->key.bytes);
+    return get_text(reader, PRINCIPAL_LEVEL, TEXT_BYTES, arena, &out->name) &&
+           get_int(reader, PRINCIPAL_LEVEL, &out->rate_limit) && get_int(reader, PRINCIPAL_LEVEL, &out->rate_left) &&
+           get_int(reader, PRINCIPAL_LEVEL, &out->rate_reset_s) &&
+           get_int(reader, PRINCIPAL_LEVEL, &out->rate_window_s);
+}
+
+static bool
+get_head(struct pack_reader *reader, struct muster_arena *arena, struct muster_envelope *out)
 {
     int64_t version;
 
-    return get_int(&item[0], &version) && version == MUSTER_ENVELOPE_VERSION &&
-           get_text(&item[1], TYPE_BYTES, arena, &out->type) && out->type[0] != '\0' && get_int(&item[2], &out->id) &&
-           get_text(&item[3], TEXT_BYTES, arena, &out->reply_to) && get_int(&item[4], &out->deadline_ms) &&
-           get_text(&item[5], TEXT_BYTES, arena, &out->trace) && get_principal(&item[6], arena, &out->principal);
+    return get_list(reader, 0, ENVELOPE_ITEMS) && get_int(reader, ITEM_LEVEL, &version) &&
+           version == MUSTER_ENVELOPE_VERSION && get_text(reader, ITEM_LEVEL, TYPE_BYTES, arena, &out->type) &&
+           out->type[0] != '\0' && get_int(reader, ITEM_LEVEL, &out->id) &&
+           get_text(reader, ITEM_LEVEL, TEXT_BYTES, arena, &out->reply_to) &&
+           get_int(reader, ITEM_LEVEL, &out->deadline_ms) &&
+           get_text(reader, ITEM_LEVEL, TEXT_BYTES, arena, &out->trace) &&
+           get_principal(reader, arena, &out->principal);
 }
 
-/* The items are parsed one by one and the body is only walked over, so that it can stay where it is. */
+muster_err
+muster_envelope_open(const void *data, size_t size, struct muster_arena *arena, struct muster_envelope *out)
+{
+    struct muster_envelope envelope = {0};
+    struct pack_reader reader;
+    struct decode_value body;
+
+    pack_read_begin(&reader, data, size);
+    if (!get_head(&reader, arena, &envelope))
+        return MUSTER_INVALID_REQUEST;
+    envelope.body = (struct muster_bytes){reader.at, (size_t)(reader.end - reader.at)};
+    if (!pack_read(&reader, ITEM_LEVEL, &body) || body.shape != DECODE_MAP)
+        return MUSTER_INVALID_REQUEST;
+    *out = envelope;
+    return MUSTER_OK;
+}
+
 muster_err
 muster_envelope_unpack(const void *data, size_t size, struct muster_arena *arena, struct muster_envelope *out)
 {
-    const uint8_t *bytes = data;
-    msgpack_object items[ENVELOPE_ITEMS - 1];
-    struct muster_envelope envelope = {0};
-    struct pack_head head;
-    size_t at, item_size, i;
+    struct muster_envelope envelope;
+    struct pack_reader body;
 
-    if (!pack_read_head(bytes, size, &head) || head.map || head.values != ENVELOPE_ITEMS)
+    if (muster_envelope_open(data, size, arena, &envelope))
         return MUSTER_INVALID_REQUEST;
-    at = head.size;
-    for (i = 0; i < ENVELOPE_ITEMS - 1; i++) {
-        item_size = pack_scan(bytes + at, size - at);
-        if (item_size == 0 || !pack_parse(bytes + at, item_size, arena, &items[i]))
-            return MUSTER_INVALID_REQUEST;
-        at += item_size;
-    }
-    envelope.body = (struct muster_bytes){bytes + at, size - at};
-    if (!pack_read_head(bytes + at, size - at, &head) || !head.map || pack_scan(bytes + at, size - at) != size - at)
-        return MUSTER_INVALID_REQUEST;
-    if (!get_head(items, arena, &envelope))
+    pack_read_begin(&body, envelope.body.data, envelope.body.size);
+    if (!pack_read_end(&body))
         return MUSTER_INVALID_REQUEST;
     *out = envelope;
     return MUSTER_OK;

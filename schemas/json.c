@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* JSON to structs.  Any thread, also ones with stacks of 100 KiB: the parser and the writer below recurse once a level
  * of nesting, and brackets are counted before anything is parsed.  What can fail: any text that does not fit. */
-#include <inttypes.h>
 #include <jansson.h>
 #include <string.h>
 
@@ -67,7 +66,7 @@ muster_json_shallow(const char *text, size_t size)
 /* ---- parsed values ---- */
 
 static void
-look(const json_t *json, struct decode_value *out)
+look(json_t *json, struct decode_value *out)
 {
     *out = (struct decode_value){.shape = DECODE_OTHER, .node = json};
     switch (json_typeof(json)) {
@@ -109,11 +108,10 @@ list_item(const struct decode_value *list, size_t index, struct decode_value *ou
     look(json_array_get(list->node, index), out);
 }
 
-/* The library's iterators want an object that is not const, and do not change it. */
 static bool
 next_member(struct decode_walk *walk, struct decode_value *out_name, struct decode_value *out)
 {
-    json_t *object = (json_t *)(uintptr_t)walk->map->node;
+    json_t *object = walk->map->node;
 
     walk->iterator = walk->iterator ? json_object_iter_next(object, walk->iterator) : json_object_iter(object);
     if (walk->iterator == NULL)
@@ -167,7 +165,7 @@ write_value(const struct decode_value *value, struct muster_buf *out)
         muster_buf_str(out, value->truth ? "true" : "false");
         return;
     case DECODE_INT:
-        muster_buf_printf(out, "%" PRId64, value->number);
+        muster_buf_int(out, value->number);
         return;
     case DECODE_REAL:
         text_real(out, value->real);
@@ -217,13 +215,16 @@ muster_json_decode(const struct muster_type *type, const char *text, size_t size
         .source = &json_source, .arena = arena, .fault = fault, .strict = (flags & MUSTER_JSON_STRICT) != 0};
     struct decode_value value;
     json_t *json = NULL;
+    void *whole;
     muster_err err;
 
     err = parse(size ? text : "", size, fault, &json);
     if (err)
         return err;
     look(json, &value);
-    err = decode_struct(&decode, type, &value, out);
+    err = decode_struct(&decode, type, &value, &whole);
+    if (err == MUSTER_OK)
+        memcpy(out, whole, type->size);
     json_decref(json);
     return err;
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* Structs to JSON text, written directly.  Any thread; nothing here fails.  Bounds are the decoder's business, as in
  * pack.c: what a struct lacks is written as null. */
-#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -115,7 +114,7 @@ put_field(const struct muster_field *row, const void *in, struct muster_buf *out
     case MUSTER_KIND_INT:
     case MUSTER_KIND_MS:
     case MUSTER_KIND_SIZE:
-        muster_buf_printf(out, "%" PRId64, *(const int64_t *)at);
+        muster_buf_int(out, *(const int64_t *)at);
         return;
     case MUSTER_KIND_REAL:
         put_real(*(const double *)at, out);
@@ -156,7 +155,7 @@ static void
 put_struct(const struct muster_type *type, const void *in, struct muster_buf *out)
 {
     const struct muster_field *row;
-    const char *separator = "";
+    const char *separator = "\"";
 
     if (in == NULL) {
         muster_buf_str(out, "null");
@@ -166,9 +165,11 @@ put_struct(const struct muster_type *type, const void *in, struct muster_buf *ou
     for (row = type->fields; row->kind != MUSTER_KIND_END; row++) {
         if (row->need == MUSTER_OPTIONAL && rows_is_empty(row, in))
             continue;
-        muster_buf_printf(out, "%s\"%s\":", separator, row->name);
+        muster_buf_str(out, separator);
+        muster_buf_str(out, row->name);
+        muster_buf_str(out, "\":");
         put_field(row, in, out);
-        separator = ",";
+        separator = ",\"";
     }
     muster_buf_str(out, "}");
 }

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 struct muster_buf {
     char *data;      /* always NUL-terminated once something was added; NULL when empty */
@@ -16,12 +17,36 @@ struct muster_buf {
     size_t capacity; /* bytes allocated */
 };
 
-void muster_buf_add(struct muster_buf *buf, const void *data, size_t size);
-void muster_buf_str(struct muster_buf *buf, const char *text);
+/* Memory for `size` more bytes and the NUL behind them. */
+void muster_buf_grow(struct muster_buf *buf, size_t size);
+/* Room for `size` more bytes at data + size; the caller adds what it wrote to `size`. */
+static inline char *
+muster_buf_room(struct muster_buf *buf, size_t size)
+{
+    if (size >= buf->capacity - buf->size)
+        muster_buf_grow(buf, size);
+    return buf->data + buf->size;
+}
+/* Most of what is added has a few bytes: it costs no call. */
+static inline void
+muster_buf_add(struct muster_buf *buf, const void *data, size_t size)
+{
+    char *room = muster_buf_room(buf, size);
+
+    if (size > 0)
+        memcpy(room, data, size);
+    room[size] = '\0';
+    buf->size += size;
+}
+static inline void
+muster_buf_str(struct muster_buf *buf, const char *text)
+{
+    muster_buf_add(buf, text, strlen(text));
+}
+/* In decimal digits. */
+void muster_buf_int(struct muster_buf *buf, int64_t number);
 void muster_buf_printf(struct muster_buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void muster_buf_vprintf(struct muster_buf *buf, const char *format, va_list args);
-/* Room for `size` more bytes at data + size; the caller adds what it wrote to `size`. */
-char *muster_buf_room(struct muster_buf *buf, size_t size);
 /* Drop the first `size` bytes. */
 void muster_buf_shift(struct muster_buf *buf, size_t size);
 /* Keep the memory, forget the content. */

@@ -62,5 +62,8 @@ void muster_envelope_wrap(const struct muster_envelope *envelope, struct muster_
 /* Any bytes.  Text goes to the arena, `body` points into `data`. */
 muster_err muster_envelope_unpack(const void *data, size_t size, struct muster_arena *arena,
                                   struct muster_envelope *out);
+/* The same, but of the body only the first bytes are looked at: for frames whose body is given to muster_unpack next,
+ * which looks at all of it, and to nobody else. */
+muster_err muster_envelope_open(const void *data, size_t size, struct muster_arena *arena, struct muster_envelope *out);
 
 #endif

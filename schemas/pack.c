@@ -5,9 +5,12 @@
  * decodes it says which field that was. */
 #include "schemas/pack.h"
 
+#include <msgpack.h>
 #include <string.h>
 
 #include "schemas/rows.h"
+
+/* ---- values ---- */
 
 static int
 append(void *out, const char *data, size_t size)
@@ -16,99 +19,145 @@ append(void *out, const char *data, size_t size)
     return 0;
 }
 
-void
-pack_begin(msgpack_packer *packer, struct muster_buf *out)
+/* The library's packer has no state but where it appends to. */
+static msgpack_packer
+packer_of(struct muster_buf *out)
 {
-    msgpack_packer_init(packer, out, append);
-}
-
-void
-pack_text(msgpack_packer *packer, const char *text)
-{
-    size_t size = text ? strlen(text) : 0;
-
-    (void)msgpack_pack_str_with_body(packer, text ? text : "", size);
+    return (msgpack_packer){.data = out, .callback = append};
 }
 
 static void
-put_strs(msgpack_packer *packer, const struct muster_strs *strs)
+put_bool(struct muster_buf *out, bool truth)
+{
+    msgpack_packer packer = packer_of(out);
+
+    (void)(truth ? msgpack_pack_true(&packer) : msgpack_pack_false(&packer));
+}
+
+static void
+put_real(struct muster_buf *out, double number)
+{
+    msgpack_packer packer = packer_of(out);
+
+    (void)msgpack_pack_double(&packer, number);
+}
+
+static void
+put_map(struct muster_buf *out, size_t count)
+{
+    msgpack_packer packer = packer_of(out);
+
+    (void)msgpack_pack_map(&packer, count);
+}
+
+void
+pack_list(struct muster_buf *out, size_t count)
+{
+    msgpack_packer packer = packer_of(out);
+
+    (void)msgpack_pack_array(&packer, count);
+}
+
+void
+pack_int(struct muster_buf *out, int64_t number)
+{
+    msgpack_packer packer = packer_of(out);
+
+    (void)msgpack_pack_int64(&packer, number);
+}
+
+void
+pack_bytes(struct muster_buf *out, const void *data, size_t size)
+{
+    msgpack_packer packer = packer_of(out);
+
+    (void)msgpack_pack_bin_with_body(&packer, data, size);
+}
+
+void
+pack_text(struct muster_buf *out, const char *text)
+{
+    msgpack_packer packer = packer_of(out);
+
+    (void)msgpack_pack_str_with_body(&packer, text ? text : "", text ? strlen(text) : 0);
+}
+
+/* ---- structs ---- */
+
+static void
+put_strs(struct muster_buf *out, const struct muster_strs *strs)
 {
     size_t i;
 
-    (void)msgpack_pack_array(packer, strs->count);
+    pack_list(out, strs->count);
     for (i = 0; i < strs->count; i++)
-        pack_text(packer, strs->items[i]);
+        pack_text(out, strs->items[i]);
 }
 
 static void
-put_pairs(msgpack_packer *packer, const struct muster_pairs *pairs)
+put_pairs(struct muster_buf *out, const struct muster_pairs *pairs)
 {
     size_t i;
 
-    (void)msgpack_pack_map(packer, pairs->count);
+    put_map(out, pairs->count);
     for (i = 0; i < pairs->count; i++) {
-        pack_text(packer, pairs->items[i].name);
-        pack_text(packer, pairs->items[i].value);
+        pack_text(out, pairs->items[i].name);
+        pack_text(out, pairs->items[i].value);
     }
 }
 
 static void
-put_bin(msgpack_packer *packer, const struct muster_bytes *bytes)
-{
-    (void)msgpack_pack_bin_with_body(packer, bytes->data, bytes->size);
-}
-
-static void
-put_many(msgpack_packer *packer, const struct muster_type *sub, struct muster_many many)
+put_many(struct muster_buf *out, const struct muster_type *sub, struct muster_many many)
 {
     size_t i;
 
-    (void)msgpack_pack_array(packer, many.count);
+    pack_list(out, many.count);
     for (i = 0; i < many.count; i++)
-        pack_struct(packer, sub, (const char *)many.items + i * sub->size);
+        pack_struct(out, sub, (const char *)many.items + i * sub->size);
 }
 
 static void
-put_field(msgpack_packer *packer, const struct muster_field *row, const void *in)
+put_field(struct muster_buf *out, const struct muster_field *row, const void *in)
 {
     const void *at = rows_at(row, in);
+    const struct muster_bytes *bytes = at;
 
     switch (row->kind) {
     case MUSTER_KIND_BOOL:
-        (void)(*(const bool *)at ? msgpack_pack_true(packer) : msgpack_pack_false(packer));
+        put_bool(out, *(const bool *)at);
         return;
     case MUSTER_KIND_INT:
     case MUSTER_KIND_MS:
     case MUSTER_KIND_SIZE:
-        (void)msgpack_pack_int64(packer, *(const int64_t *)at);
+        pack_int(out, *(const int64_t *)at);
         return;
     case MUSTER_KIND_REAL:
-        (void)msgpack_pack_double(packer, *(const double *)at);
+        put_real(out, *(const double *)at);
         return;
     case MUSTER_KIND_STR:
     case MUSTER_KIND_JSON:
-        pack_text(packer, *(const char *const *)at);
+        pack_text(out, *(const char *const *)at);
         return;
     case MUSTER_KIND_BIN:
-        put_bin(packer, at);
+        pack_bytes(out, bytes->data, bytes->size);
         return;
     case MUSTER_KIND_ID:
-        (void)msgpack_pack_bin_with_body(packer, at, sizeof(struct muster_id));
+        pack_bytes(out, at, sizeof(struct muster_id));
         return;
     case MUSTER_KIND_STRS:
-        put_strs(packer, at);
+        put_strs(out, at);
         return;
     case MUSTER_KIND_PAIRS:
-        put_pairs(packer, at);
+        put_pairs(out, at);
         return;
     case MUSTER_KIND_CHOICE:
-        pack_text(packer, muster_enum_wire(row->choice, *(const int *)at));
+        pack_text(out, muster_enum_wire(row->choice, *(const int *)at));
         return;
     case MUSTER_KIND_ONE:
-        pack_struct(packer, row->sub, rows_one(row, in));
+        pack_struct(out, row->sub, rows_one(row, in));
         return;
     case MUSTER_KIND_MANY:
-        put_many(packer, row->sub, rows_many(row, in));
+        put_many(out, row->sub, rows_many(row, in));
         return;
     case MUSTER_KIND_END:
         return;
@@ -122,31 +171,30 @@ is_left_out(const struct muster_field *row, const void *in)
 }
 
 void
-pack_struct(msgpack_packer *packer, const struct muster_type *type, const void *in)
+pack_struct(struct muster_buf *out, const struct muster_type *type, const void *in)
 {
     const struct muster_field *row;
     size_t count = 0;
 
     if (in == NULL) {
-        (void)msgpack_pack_nil(packer);
+        msgpack_packer packer = packer_of(out);
+
+        (void)msgpack_pack_nil(&packer);
         return;
     }
     for (row = type->fields; row->kind != MUSTER_KIND_END; row++)
         count += !is_left_out(row, in);
-    (void)msgpack_pack_map(packer, count);
+    put_map(out, count);
     for (row = type->fields; row->kind != MUSTER_KIND_END; row++) {
         if (is_left_out(row, in))
             continue;
-        pack_text(packer, row->name);
-        put_field(packer, row, in);
+        pack_text(out, row->name);
+        put_field(out, row, in);
     }
 }
 
 void
 muster_pack(const struct muster_type *type, const void *in, struct muster_buf *out)
 {
-    msgpack_packer packer;
-
-    pack_begin(&packer, out);
-    pack_struct(&packer, type, in);
+    pack_struct(out, type, in);
 }

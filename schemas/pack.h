@@ -3,33 +3,36 @@
 #ifndef PACK_H
 #define PACK_H
 
-#include "schemas/arena.h"
-#include "schemas/muster_codec.h"
+#include "schemas/decode.h"
 
-/* Levels of nesting in msgpack; what the library's parser has room for. */
+/* Levels of nesting in msgpack. */
 #define PACK_DEPTH_MAX 32
-/* Values in one msgpack text.  Each takes 24 bytes while it is decoded; the largest message, log.publish, has 2
- * million. */
+/* Values in one msgpack text; the largest message, log.publish, has 2 million. */
 #define PACK_VALUES_MAX 4000000
 
-struct pack_head {
-    size_t size;     /* bytes of the head itself */
-    uint64_t bytes;  /* bytes that follow it */
-    uint64_t values; /* values that follow those */
-    bool map;        /* the values are pairs */
+/* A place in msgpack bytes, read value by value.  What a head announces is believed only as far as bytes are there. */
+struct pack_reader {
+    const uint8_t *at, *end;
+    bool broken;                       /* the bytes are no msgpack or pass a limit: nothing more is read */
+    uint64_t values;                   /* announced by lists and maps so far */
+    size_t depth;                      /* level of the next value; 0: the whole */
+    uint64_t left[PACK_DEPTH_MAX + 1]; /* values still to come, level by level */
 };
 
-/* Read the first bytes of a value; false when they are cut off or invalid. */
-bool pack_read_head(const uint8_t *at, size_t left, struct pack_head *out);
-/* Size of the whole well-formed value at the start of `data`; 0 when there is none or it passes a limit. */
-size_t pack_scan(const uint8_t *data, size_t size);
-/* Parse the value at the start of `data`, whose size pack_scan has told, into the arena; text points into `data`. */
-bool pack_parse(const uint8_t *data, size_t size, struct muster_arena *arena, msgpack_object *out);
+void pack_read_begin(struct pack_reader *reader, const void *data, size_t size);
+/* The next value of that level, past all that is left of deeper ones; text points into the bytes.  False: there is
+ * none, `out` is DECODE_OTHER. */
+bool pack_read(struct pack_reader *reader, size_t level, struct decode_value *out);
+/* Walk over what was not read.  Was it one well-formed value and nothing behind it? */
+bool pack_read_end(struct pack_reader *reader);
 
-/* A packer that appends to `out`. */
-void pack_begin(msgpack_packer *packer, struct muster_buf *out);
-void pack_text(msgpack_packer *packer, const char *text); /* NULL: "" */
-/* One struct as a map. */
-void pack_struct(msgpack_packer *packer, const struct muster_type *type, const void *in);
+/* Append one value. */
+void pack_int(struct muster_buf *out, int64_t number);
+void pack_text(struct muster_buf *out, const char *text); /* NULL: "" */
+void pack_bytes(struct muster_buf *out, const void *data, size_t size);
+/* The head of a list whose values follow. */
+void pack_list(struct muster_buf *out, size_t count);
+/* One struct as a map; NULL as nil. */
+void pack_struct(struct muster_buf *out, const struct muster_type *type, const void *in);
 
 #endif

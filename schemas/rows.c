@@ -193,16 +193,26 @@ rows_fits_size(const struct muster_field *row, size_t size)
     return size <= INT64_MAX && rows_fits(row, (int64_t)size);
 }
 
+static bool
+is_named(const struct muster_field *row, const char *name, size_t size)
+{
+    size_t i;
+
+    for (i = 0; i < size && row->name[i] != '\0' && row->name[i] == name[i]; i++)
+        ;
+    return i == size && row->name[i] == '\0';
+}
+
 const struct muster_field *
 rows_find(const struct muster_type *type, const struct muster_field *from, const char *name, size_t size)
 {
     const struct muster_field *row;
 
     for (row = from; row->kind != MUSTER_KIND_END; row++)
-        if (strlen(row->name) == size && memcmp(row->name, name, size) == 0)
+        if (is_named(row, name, size))
             return row;
     for (row = type->fields; row != from; row++)
-        if (strlen(row->name) == size && memcmp(row->name, name, size) == 0)
+        if (is_named(row, name, size))
             return row;
     return NULL;
 }

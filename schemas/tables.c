@@ -85,7 +85,7 @@ muster_field_find(const struct muster_type *type, const char *name)
     const struct muster_field *field;
 
     for (field = type->fields; field->kind != MUSTER_KIND_END; field++)
-        if (strcmp(field->name, name) == 0)
+        if (field->name[0] == name[0] && strcmp(field->name, name) == 0)
             return field;
     return NULL;
 }

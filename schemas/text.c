@@ -64,7 +64,7 @@ clean_prefix(const char *text, size_t size)
     size_t at = plain_prefix(text, size), step;
 
     while (at < size && text[at] != '\0') {
-        step = text_character(text + at, size - at);
+        step = (signed char)text[at] > 0 ? 1 : text_character(text + at, size - at);
         if (step == 0)
             break;
         at += step;

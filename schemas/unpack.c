@@ -1,196 +1,245 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* Msgpack to structs.  Any thread.  What can fail: bytes that are no msgpack, pass a limit, or do not fit the rows.
  *
- * The library's parser allocates what a list's head announces, gigabytes for six bytes.  So all bytes are walked over
- * first: a value is parsed only when it is known to be complete and within the limits. */
+ * Values are read as the rows ask for them and never stand in memory as a tree.  The library's parser is not used: it
+ * allocates what a list's head announces, gigabytes for six bytes. */
 #include <string.h>
 
-#include "schemas/decode.h"
 #include "schemas/pack.h"
 
-/* ---- walking over bytes ---- */
+/* ---- values in bytes ---- */
 
-/* What follows the first bytes 0xc0 to 0xdf: a count of so many bytes, further bytes, values for each counted one. */
+/* What the first bytes 0xc0 to 0xdf begin: a count of so many bytes, then further bytes. */
 struct head_row {
-    bool known;
+    enum decode_shape shape;
     uint8_t count_bytes;
     uint8_t bytes;
-    uint8_t values;
 };
 
 /* clang-format off */
 static const struct head_row head_rows[32] = {
-    [0x00] = {true, 0, 0, 0}, /* nil */
-    [0x02] = {true, 0, 0, 0}, [0x03] = {true, 0, 0, 0}, /* false, true */
-    [0x04] = {true, 1, 0, 0}, [0x05] = {true, 2, 0, 0}, [0x06] = {true, 4, 0, 0}, /* bin */
-    [0x07] = {true, 1, 1, 0}, [0x08] = {true, 2, 1, 0}, [0x09] = {true, 4, 1, 0}, /* ext */
-    [0x0a] = {true, 0, 4, 0}, [0x0b] = {true, 0, 8, 0}, /* float */
-    [0x0c] = {true, 0, 1, 0}, [0x0d] = {true, 0, 2, 0}, [0x0e] = {true, 0, 4, 0}, [0x0f] = {true, 0, 8, 0}, /* uint */
-    [0x10] = {true, 0, 1, 0}, [0x11] = {true, 0, 2, 0}, [0x12] = {true, 0, 4, 0}, [0x13] = {true, 0, 8, 0}, /* int */
-    [0x14] = {true, 0, 2, 0}, [0x15] = {true, 0, 3, 0}, [0x16] = {true, 0, 5, 0}, [0x17] = {true, 0, 9, 0}, /* fixext */
-    [0x18] = {true, 0, 17, 0},
-    [0x19] = {true, 1, 0, 0}, [0x1a] = {true, 2, 0, 0}, [0x1b] = {true, 4, 0, 0}, /* str */
-    [0x1c] = {true, 2, 0, 1}, [0x1d] = {true, 4, 0, 1}, /* array */
-    [0x1e] = {true, 2, 0, 2}, [0x1f] = {true, 4, 0, 2}, /* map */
+    [0x00] = {DECODE_NIL, 0, 0}, /* 0x01 is refused */
+    [0x02] = {DECODE_BOOL, 0, 0}, [0x03] = {DECODE_BOOL, 0, 0},
+    [0x04] = {DECODE_BYTES, 1, 0}, [0x05] = {DECODE_BYTES, 2, 0}, [0x06] = {DECODE_BYTES, 4, 0},
+    [0x07] = {DECODE_OTHER, 1, 1}, [0x08] = {DECODE_OTHER, 2, 1}, [0x09] = {DECODE_OTHER, 4, 1}, /* ext */
+    [0x0a] = {DECODE_REAL, 0, 4}, [0x0b] = {DECODE_REAL, 0, 8},
+    [0x0c] = {DECODE_INT, 0, 1}, [0x0d] = {DECODE_INT, 0, 2}, [0x0e] = {DECODE_INT, 0, 4}, [0x0f] = {DECODE_INT, 0, 8},
+    [0x10] = {DECODE_INT, 0, 1}, [0x11] = {DECODE_INT, 0, 2}, [0x12] = {DECODE_INT, 0, 4}, [0x13] = {DECODE_INT, 0, 8},
+    [0x14] = {DECODE_OTHER, 0, 2}, [0x15] = {DECODE_OTHER, 0, 3}, [0x16] = {DECODE_OTHER, 0, 5}, /* fixext */
+    [0x17] = {DECODE_OTHER, 0, 9}, [0x18] = {DECODE_OTHER, 0, 17},
+    [0x19] = {DECODE_TEXT, 1, 0}, [0x1a] = {DECODE_TEXT, 2, 0}, [0x1b] = {DECODE_TEXT, 4, 0},
+    [0x1c] = {DECODE_LIST, 2, 0}, [0x1d] = {DECODE_LIST, 4, 0},
+    [0x1e] = {DECODE_MAP, 2, 0}, [0x1f] = {DECODE_MAP, 4, 0},
 };
 /* clang-format on */
+enum { NEVER_USED = 0xc1, UINT_64 = 0xcf };
 
 static bool
-read_long_head(const uint8_t *at, size_t left, struct pack_head *out)
+stop(struct pack_reader *reader, struct decode_value *out)
 {
-    const struct head_row *row = &head_rows[at[0] & 0x1f];
-    uint64_t count = 0;
-    size_t i;
+    reader->broken = true;
+    out->shape = DECODE_OTHER;
+    return false;
+}
 
-    if (!row->known || left < 1u + row->count_bytes)
-        return false;
-    for (i = 1; i <= row->count_bytes; i++)
-        count = count << 8 | at[i];
-    out->size = 1u + row->count_bytes;
-    out->bytes = row->values ? 0 : count + row->bytes;
-    out->values = count * row->values;
-    out->map = row->values == 2;
+static bool
+take_bytes(struct pack_reader *reader, enum decode_shape shape, uint64_t size, struct decode_value *out)
+{
+    if (size > (size_t)(reader->end - reader->at))
+        return stop(reader, out);
+    out->shape = shape;
+    out->text = (const char *)reader->at;
+    out->size = (size_t)size;
+    reader->at += size;
     return true;
 }
 
-bool
-pack_read_head(const uint8_t *at, size_t left, struct pack_head *out)
+static bool
+enter(struct pack_reader *reader, enum decode_shape shape, uint64_t count, struct decode_value *out)
 {
-    *out = (struct pack_head){.size = 1};
-    if (left == 0)
-        return false;
-    if (at[0] < 0x80 || at[0] >= 0xe0) /* small numbers */
+    uint64_t values = shape == DECODE_MAP ? 2 * count : count;
+
+    out->shape = shape;
+    out->size = (size_t)count;
+    if (values == 0)
         return true;
-    if (at[0] >= 0xc0)
-        return read_long_head(at, left, out);
-    if (at[0] >= 0xa0) { /* short text */
-        out->bytes = at[0] & 0x1f;
-    } else { /* short map, short list */
-        out->map = at[0] < 0x90;
-        out->values = (uint64_t)(at[0] & 0x0f) << out->map;
-    }
+    reader->values += values;
+    if (values > (size_t)(reader->end - reader->at) || reader->values > PACK_VALUES_MAX ||
+        reader->depth == PACK_DEPTH_MAX)
+        return stop(reader, out);
+    out->level = ++reader->depth;
+    reader->left[reader->depth] = values;
     return true;
 }
 
-size_t
-pack_scan(const uint8_t *data, size_t size)
+/* The bytes must be there. */
+static uint64_t
+take_number(struct pack_reader *reader, size_t size)
 {
-    uint64_t left[PACK_DEPTH_MAX + 1] = {1}; /* values still to come, level by level */
-    uint64_t values = 0;
-    size_t depth = 0, at = 0;
-    struct pack_head head;
+    const uint8_t *end = reader->at + size, *at;
+    uint64_t number = 0;
 
-    for (;;) {
-        while (left[depth] == 0) {
-            if (depth-- == 0)
-                return at;
-        }
-        left[depth]--;
-        if (!pack_read_head(data + at, size - at, &head) || head.bytes > size - at - head.size)
-            return 0;
-        at += head.size + (size_t)head.bytes;
-        values += head.values;
-        if (head.values == 0)
-            continue;
-        if (head.values > size - at || values > PACK_VALUES_MAX || depth == PACK_DEPTH_MAX)
-            return 0;
-        left[++depth] = head.values;
-    }
-}
-
-/* ---- parsed values ---- */
-
-bool
-pack_parse(const uint8_t *data, size_t size, struct muster_arena *arena, msgpack_object *out)
-{
-    size_t at = 0;
-    msgpack_unpack_return got = msgpack_unpack((const char *)data, size, &at, &arena->zone, out);
-
-    return (got == MSGPACK_UNPACK_SUCCESS || got == MSGPACK_UNPACK_EXTRA_BYTES) && at == size;
+    for (at = reader->at; at < end; at++)
+        number = number << 8 | *at;
+    reader->at = end;
+    return number;
 }
 
 static void
-look(const msgpack_object *object, struct decode_value *out)
+set_real(uint64_t bits, size_t size, struct decode_value *out)
 {
-    *out = (struct decode_value){.shape = DECODE_OTHER, .node = object};
-    switch (object->type) {
-    case MSGPACK_OBJECT_NIL:
-        out->shape = DECODE_NIL;
-        break;
-    case MSGPACK_OBJECT_BOOLEAN:
-        out->shape = DECODE_BOOL;
-        out->truth = object->via.boolean;
-        break;
-    case MSGPACK_OBJECT_POSITIVE_INTEGER:
-        out->shape = object->via.u64 <= INT64_MAX ? DECODE_INT : DECODE_REAL;
-        out->number = (int64_t)(object->via.u64 & INT64_MAX);
-        out->real = (double)object->via.u64;
-        break;
-    case MSGPACK_OBJECT_NEGATIVE_INTEGER:
-        out->shape = DECODE_INT;
-        out->number = object->via.i64;
-        break;
-    case MSGPACK_OBJECT_FLOAT32:
-    case MSGPACK_OBJECT_FLOAT64:
-        out->shape = DECODE_REAL;
-        out->real = object->via.f64;
-        break;
-    case MSGPACK_OBJECT_STR:
-        out->shape = DECODE_TEXT;
-        out->text = object->via.str.ptr;
-        out->size = object->via.str.size;
-        break;
-    case MSGPACK_OBJECT_BIN:
-        out->shape = DECODE_BYTES;
-        out->text = object->via.bin.ptr;
-        out->size = object->via.bin.size;
-        break;
-    case MSGPACK_OBJECT_ARRAY:
-        out->shape = DECODE_LIST;
-        out->size = object->via.array.size;
-        break;
-    case MSGPACK_OBJECT_MAP:
-        out->shape = DECODE_MAP;
-        out->size = object->via.map.size;
-        break;
-    case MSGPACK_OBJECT_EXT:
-        break;
+    uint32_t short_bits = (uint32_t)bits;
+    float short_real;
+
+    if (size == sizeof short_real) {
+        memcpy(&short_real, &short_bits, sizeof short_real);
+        out->real = (double)short_real;
+    } else {
+        memcpy(&out->real, &bits, sizeof out->real);
     }
 }
+
+static void
+set_int(uint64_t bits, uint8_t head, size_t size, struct decode_value *out)
+{
+    size_t unused = 64 - 8 * size;
+
+    if (head > UINT_64) {
+        out->number = (int64_t)(bits << unused) >> unused; /* with its sign */
+    } else if (bits <= INT64_MAX) {
+        out->number = (int64_t)bits;
+    } else {
+        out->shape = DECODE_REAL;
+        out->real = (double)bits;
+    }
+}
+
+static bool
+read_long(struct pack_reader *reader, uint8_t head, struct decode_value *out)
+{
+    const struct head_row *row = &head_rows[head & 0x1f];
+    uint64_t number;
+
+    if (head == NEVER_USED || (size_t)(reader->end - reader->at) < (size_t)row->count_bytes)
+        return stop(reader, out);
+    number = take_number(reader, row->count_bytes);
+    if (row->shape == DECODE_LIST || row->shape == DECODE_MAP)
+        return enter(reader, row->shape, number, out);
+    if (!take_bytes(reader, row->shape, number + row->bytes, out))
+        return false;
+    if (row->shape == DECODE_BOOL)
+        out->truth = head & 1;
+    if (row->shape != DECODE_INT && row->shape != DECODE_REAL)
+        return true;
+    reader->at -= row->bytes;
+    number = take_number(reader, row->bytes);
+    if (row->shape == DECODE_INT)
+        set_int(number, head, row->bytes, out);
+    else
+        set_real(number, row->bytes, out);
+    return true;
+}
+
+static bool
+read_next(struct pack_reader *reader, struct decode_value *out)
+{
+    uint8_t head;
+
+    *out = (struct decode_value){.shape = DECODE_OTHER, .node = reader};
+    if (reader->broken || reader->at == reader->end)
+        return stop(reader, out);
+    head = *reader->at++;
+    reader->left[reader->depth]--;
+    if (head >= 0xa0 && head < 0xc0)
+        return take_bytes(reader, DECODE_TEXT, head & 0x1f, out);
+    if (head >= 0xc0 && head < 0xe0)
+        return read_long(reader, head, out);
+    if (head >= 0x80 && head < 0xa0)
+        return enter(reader, head < 0x90 ? DECODE_MAP : DECODE_LIST, head & 0x0f, out);
+    out->shape = DECODE_INT;
+    out->number = (int8_t)head;
+    return true;
+}
+
+/* Walk over what is left of values deeper than that. */
+static void
+leave(struct pack_reader *reader, size_t level)
+{
+    struct decode_value value;
+
+    while (reader->depth > level) {
+        if (reader->left[reader->depth] == 0)
+            reader->depth--;
+        else if (!read_next(reader, &value))
+            return;
+    }
+}
+
+void
+pack_read_begin(struct pack_reader *reader, const void *data, size_t size)
+{
+    reader->at = data;
+    reader->end = size > 0 ? reader->at + size : reader->at;
+    reader->broken = false;
+    reader->values = 0;
+    reader->depth = 0;
+    reader->left[0] = 1;
+}
+
+bool
+pack_read(struct pack_reader *reader, size_t level, struct decode_value *out)
+{
+    leave(reader, level);
+    return read_next(reader, out);
+}
+
+bool
+pack_read_end(struct pack_reader *reader)
+{
+    struct decode_value value;
+
+    if (reader->left[0] > 0)
+        (void)read_next(reader, &value);
+    leave(reader, 0);
+    return !reader->broken && reader->at == reader->end;
+}
+
+/* ---- the source of the decoder ---- */
 
 static void
 list_item(const struct decode_value *list, size_t index, struct decode_value *out)
 {
-    const msgpack_object *object = list->node;
-
-    look(&object->via.array.ptr[index], out);
+    (void)index;
+    (void)pack_read(list->node, list->level, out);
 }
 
 static bool
 next_member(struct decode_walk *walk, struct decode_value *out_name, struct decode_value *out)
 {
-    const msgpack_object *object = walk->map->node;
-
-    if (walk->index >= object->via.map.size)
+    if (walk->index++ == walk->map->size)
         return false;
-    look(&object->via.map.ptr[walk->index].key, out_name);
-    look(&object->via.map.ptr[walk->index].val, out);
-    walk->index++;
-    return true;
+    return pack_read(walk->map->node, walk->map->level, out_name) && pack_read(walk->map->node, walk->map->level, out);
 }
 
 static const struct decode_source msgpack_source = {.textual = false, .item = list_item, .next = next_member};
 
+/* Bytes that are no msgpack are told as that, whatever the rows had to say before they were met. */
 muster_err
 muster_unpack(const struct muster_type *type, const void *data, size_t size, struct muster_arena *arena, void *out,
               struct muster_fault *fault)
 {
     const struct decode decode = {.source = &msgpack_source, .arena = arena, .fault = fault};
+    struct pack_reader reader;
     struct decode_value value;
-    msgpack_object object;
+    void *whole;
+    muster_err err;
 
-    if (size == 0 || pack_scan(data, size) != size || !pack_parse(data, size, arena, &object))
+    pack_read_begin(&reader, data, size);
+    (void)pack_read(&reader, 0, &value);
+    err = decode_struct(&decode, type, &value, &whole);
+    if (!pack_read_end(&reader))
         return muster_fault_set(fault, "", "must be one msgpack map");
-    look(&object, &value);
-    return decode_struct(&decode, type, &value, out);
+    if (err == MUSTER_OK)
+        memcpy(out, whole, type->size);
+    return err;
 }

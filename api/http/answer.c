@@ -51,20 +51,50 @@ phrase(int status)
     return "Unknown";
 }
 
+static void
+put_digits(char *out, int digits, int number)
+{
+    while (digits-- > 0) {
+        out[digits] = (char)('0' + number % 10);
+        number /= 10;
+    }
+}
+
 /* Not strftime, whose names of days depend on the locale. */
 static void
-date_text(char out[32])
+put_date(struct muster_buf *out)
 {
-    static const char *const days[] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
-    static const char *const months[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
-                                         "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+    static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    char text[] = "Sun, 00 Jan 0000 00:00:00 GMT";
     time_t now = (time_t)(muster_clock_ms() / 1000);
-    struct tm tm;
+    struct tm tm = {0};
 
     (void)gmtime_r(&now, &tm);
-    (void)snprintf(out, 32, "%s, %02u %s %04u %02u:%02u:%02u GMT", days[tm.tm_wday % 7], (unsigned)tm.tm_mday % 100,
-                   months[tm.tm_mon % 12], (unsigned)(tm.tm_year + 1900) % 10000, (unsigned)tm.tm_hour % 100,
-                   (unsigned)tm.tm_min % 100, (unsigned)tm.tm_sec % 100);
+    memcpy(text, days + 3 * tm.tm_wday, 3);
+    put_digits(text + 5, 2, tm.tm_mday);
+    memcpy(text + 8, months + 3 * tm.tm_mon, 3);
+    put_digits(text + 12, 4, tm.tm_year + 1900);
+    put_digits(text + 17, 2, tm.tm_hour);
+    put_digits(text + 20, 2, tm.tm_min);
+    put_digits(text + 23, 2, tm.tm_sec);
+    muster_buf_add(out, text, sizeof text - 1);
+}
+
+static void
+put_header(struct muster_buf *out, const char *name, const char *value)
+{
+    muster_buf_str(out, name);
+    muster_buf_str(out, ": ");
+    muster_buf_str(out, value);
+    muster_buf_str(out, "\r\n");
+}
+
+/* `name` with what stands between it and the number. */
+static void
+put_number(struct muster_buf *out, const char *name, int64_t number)
+{
+    muster_buf_str(out, name);
+    muster_buf_int(out, number);
 }
 
 static void
@@ -80,11 +110,14 @@ head_rate(const struct http_request *request, struct muster_buf *out, int status
         wait_s = rate->rate_window_s;
     if (status == 429 && request->told.retry_after_s > 0 && wait_s > request->told.retry_after_s)
         wait_s = request->told.retry_after_s; /* Retry-After must not be earlier */
-    muster_buf_printf(out, "X-RateLimit-Limit: %lld\r\nX-RateLimit-Remaining: %lld\r\nX-RateLimit-Reset: %lld\r\n",
-                      (long long)rate->rate_limit, (long long)left, (long long)rate->rate_reset_s);
-    muster_buf_printf(out, "RateLimit-Policy: \"default\";q=%lld;w=%lld\r\nRateLimit: \"default\";r=%lld;t=%lld\r\n",
-                      (long long)rate->rate_limit, (long long)rate->rate_window_s, (long long)left,
-                      (long long)(wait_s > 0 ? wait_s : 0));
+    put_number(out, "X-RateLimit-Limit: ", rate->rate_limit);
+    put_number(out, "\r\nX-RateLimit-Remaining: ", left);
+    put_number(out, "\r\nX-RateLimit-Reset: ", rate->rate_reset_s);
+    put_number(out, "\r\nRateLimit-Policy: \"default\";q=", rate->rate_limit);
+    put_number(out, ";w=", rate->rate_window_s);
+    put_number(out, "\r\nRateLimit: \"default\";r=", left);
+    put_number(out, ";t=", wait_s > 0 ? wait_s : 0);
+    muster_buf_str(out, "\r\n");
 }
 
 static void
@@ -106,9 +139,11 @@ head_body(struct muster_buf *out, int status, const char *content_type, int64_t 
     if (status == 101)
         return;
     if (status != 204)
-        muster_buf_printf(out, "Content-Type: %s\r\n", content_type);
-    if (size >= 0 && status != 204)
-        muster_buf_printf(out, "Content-Length: %lld\r\n", (long long)size);
+        put_header(out, "Content-Type", content_type);
+    if (size >= 0 && status != 204) {
+        put_number(out, "Content-Length: ", size);
+        muster_buf_str(out, "\r\n");
+    }
     if (size >= 0)
         muster_buf_str(out, "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n");
     else
@@ -119,19 +154,23 @@ void
 http_head(struct http_request *request, struct muster_buf *out, int status, const char *content_type, int64_t size)
 {
     const char *connection = request->keep_alive ? "keep-alive" : "close";
-    char date[32];
     size_t i;
 
-    date_text(date);
-    muster_buf_printf(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\nX-Request-Id: %s\r\n", status,
-                      phrase(status), date, status == 101 ? "Upgrade" : connection, request->id);
+    put_number(out, "HTTP/1.1 ", status);
+    muster_buf_str(out, " ");
+    muster_buf_str(out, phrase(status));
+    muster_buf_str(out, "\r\nDate: ");
+    put_date(out);
+    muster_buf_str(out, "\r\n");
+    put_header(out, "Connection", status == 101 ? "Upgrade" : connection);
+    put_header(out, "X-Request-Id", request->id);
     head_body(out, status, content_type, size);
     if (status == 401)
         http_challenge(request, out);
     if (status == 405 && request->allow)
-        muster_buf_printf(out, "Allow: %s\r\n", request->allow);
+        put_header(out, "Allow", request->allow);
     for (i = 0; i < request->header_count; i++)
-        muster_buf_printf(out, "%s: %s\r\n", request->headers[i].name, request->headers[i].value);
+        put_header(out, request->headers[i].name, request->headers[i].value);
     head_rate(request, out, status);
     head_retry(request, out, status);
     muster_buf_str(out, "\r\n");

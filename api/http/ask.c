@@ -156,7 +156,7 @@ open_answer(struct http_request *request, const struct muster_frame *frame, cons
     struct muster_envelope envelope;
     muster_err err;
 
-    if (muster_envelope_unpack(frame->data, frame->size, arena, &envelope) || envelope.id != request->thread->asked)
+    if (muster_envelope_open(frame->data, frame->size, arena, &envelope) || envelope.id != request->thread->asked)
         return MUSTER_AGAIN;
     if (envelope.principal.rate_limit > 0)
         request->rate = envelope.principal;

@@ -31,6 +31,7 @@ struct http_entry {
     const struct http_route *route; /* NULL: requests that fit no route */
     const char *method;             /* of the route; without one: a known method, or "other" */
     const struct http_dialect *dialect;
+    size_t pieces; /* of the route's path */
     _Atomic uint64_t statuses[HTTP_STATUSES];
     _Atomic uint64_t buckets[HTTP_BUCKETS + 1]; /* the last one: longer */
     _Atomic uint64_t duration_us;

@@ -115,28 +115,54 @@ struct match {
     unsigned literal; /* one bit a piece, the first piece highest: more is better */
 };
 
+static size_t
+count_pieces(const char *path)
+{
+    size_t count = 0;
+
+    for (; *path; path++)
+        count += *path == '/';
+    return count;
+}
+
+static bool
+ends_piece(char byte)
+{
+    return byte == '/' || byte == '\0';
+}
+
+static void
+take_piece(struct match *match, const char **pattern, const char **path)
+{
+    const char *name = *pattern + 1, *begin = *path;
+
+    *pattern = strchrnul(name, '/');
+    *path = strchrnul(begin, '/');
+    match->names[match->count] = name;
+    match->name_sizes[match->count] = (size_t)(*pattern - name) - 1;
+    match->begins[match->count] = begin;
+    match->sizes[match->count++] = (size_t)(*path - begin);
+}
+
 static bool
 fits(const char *pattern, const char *path, struct match *match)
 {
-    unsigned bit = 1u << 15;
+    unsigned bit;
 
-    memset(match, 0, sizeof *match);
-    while (*pattern == '/' && *path == '/') {
-        size_t want = strcspn(++pattern, "/"), have = strcspn(++path, "/");
-
-        if (*pattern == '{' && have > 0 && match->count < HTTP_PARAMS) {
-            match->names[match->count] = pattern + 1;
-            match->name_sizes[match->count] = want - 2;
-            match->begins[match->count] = path;
-            match->sizes[match->count++] = have;
-        } else if (want == have && memcmp(pattern, path, want) == 0) {
-            match->literal |= bit;
-        } else {
-            return false;
+    match->count = 0;
+    match->literal = 0;
+    for (bit = 1u << 15; *pattern == '/' && *path == '/'; bit >>= 1) {
+        pattern++;
+        path++;
+        if (*pattern == '{' && !ends_piece(*path) && match->count < HTTP_PARAMS) {
+            take_piece(match, &pattern, &path);
+            continue;
         }
-        bit >>= 1;
-        pattern += want;
-        path += have;
+        for (; *pattern == *path && !ends_piece(*pattern); pattern++, path++)
+            ;
+        if (!ends_piece(*pattern) || !ends_piece(*path))
+            return false;
+        match->literal |= bit;
     }
     return *pattern == '\0' && *path == '\0';
 }
@@ -180,9 +206,22 @@ take_params(struct http_request *request, const struct match *match)
     return true;
 }
 
+/* No route serves the request; which methods would be served at its path? */
 static bool
 not_found(struct http_request *request)
 {
+    struct http_server *server = request->server;
+    struct match match;
+    size_t i;
+
+    for (i = 0; i < server->route_count; i++) {
+        const struct http_entry *entry = &server->entries[i];
+
+        if (fits(entry->route->path, request->path, &match)) {
+            request->dialect = entry->dialect;
+            allow(request, entry->route->method);
+        }
+    }
     if (request->allow)
         http_fail(request, MUSTER_METHOD_NOT_ALLOWED, "%.32s is not allowed here, only %s", request->method,
                   request->allow);
@@ -197,24 +236,21 @@ http_route_find(struct http_request *request)
     struct http_server *server = request->server;
     struct http_entry *best = NULL;
     struct match match, best_match = {.count = 0};
-    size_t i;
+    size_t pieces = count_pieces(request->path), i;
 
     for (i = 0; i < server->route_count; i++) {
         struct http_entry *entry = &server->entries[i];
 
-        if (!fits(entry->route->path, request->path, &match))
+        if (entry->pieces != pieces || !serves(request, entry->route) ||
+            !fits(entry->route->path, request->path, &match))
             continue;
-        if (best == NULL)
-            request->dialect = entry->dialect;
-        allow(request, entry->route->method);
-        if (serves(request, entry->route) && (best == NULL || match.literal > best_match.literal)) {
+        if (best == NULL || match.literal > best_match.literal) {
             best = entry;
             best_match = match;
         }
     }
     if (best == NULL)
         return not_found(request);
-    request->allow = NULL;
     request->entry = best;
     request->dialect = best->dialect;
     return take_params(request, &best_match);
@@ -247,6 +283,7 @@ add_routes(struct http_entry *entries, const struct http_dialect *dialect)
         if (entries) {
             entries[count].route = route;
             entries[count].method = route->method;
+            entries[count].pieces = count_pieces(route->path);
             entries[count].dialect = dialect;
         }
     return count;

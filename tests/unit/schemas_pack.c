@@ -254,6 +254,68 @@ Test(pack, numbers_outside_int64_are_refused)
     bench_free(&bench);
 }
 
+static void
+check_packed(struct bench *bench, int64_t number, const char *bytes, size_t size)
+{
+    struct usage usage = {.turns = number};
+    const char *at;
+
+    muster_buf_clear(&bench->buf);
+    muster_pack(&usage_type, &usage, &bench->buf);
+    at = bench->buf.data + bench->buf.size - size;
+    cr_assert_eq(memcmp(at, bytes, size), 0, "%lld", (long long)number);
+    cr_assert_eq(memcmp(at - 6, "\xa5turns", 6), 0, "%lld", (long long)number);
+}
+
+Test(pack, numbers_take_their_shortest_form)
+{
+    struct bench bench = bench_new();
+
+    check_packed(&bench, 127, "\x7f", 1);
+    check_packed(&bench, 128, "\xcc\x80", 2);
+    check_packed(&bench, 255, "\xcc\xff", 2);
+    check_packed(&bench, 256, "\xcd\x01\x00", 3);
+    check_packed(&bench, 65536, "\xce\x00\x01\x00\x00", 5);
+    check_packed(&bench, INT64_C(1) << 32, "\xcf\x00\x00\x00\x01\x00\x00\x00\x00", 9);
+    check_packed(&bench, -1, "\xff", 1);
+    check_packed(&bench, -32, "\xe0", 1);
+    check_packed(&bench, -33, "\xd0\xdf", 2);
+    check_packed(&bench, -128, "\xd0\x80", 2);
+    check_packed(&bench, -129, "\xd1\xff\x7f", 3);
+    check_packed(&bench, -32769, "\xd2\xff\xff\x7f\xff", 5);
+    check_packed(&bench, INT64_MIN, "\xd3\x80\x00\x00\x00\x00\x00\x00\x00", 9);
+    bench_free(&bench);
+}
+
+static void
+check_text(struct bench *bench, size_t size, const char *head, size_t head_size)
+{
+    char *text = muster_arena_alloc(bench->arena, size + 1);
+    struct failed failed = {.code = memset(text, 'x', size)}, out;
+
+    muster_buf_clear(&bench->buf);
+    muster_pack(&failed_type, &failed, &bench->buf);
+    cr_assert_eq(memcmp(bench->buf.data + 6, head, head_size), 0, "%zu", size);
+    cr_assert_eq(bench->buf.data[6 + head_size], 'x');
+    if (muster_unpack(&failed_type, bench->buf.data, bench->buf.size, bench->arena, &out, &bench->fault) == MUSTER_OK)
+        cr_assert_eq(strlen(out.code), size);
+    else
+        cr_assert_str_neq(bench->fault.field, "", "it was read, and is too long for its row");
+}
+
+Test(pack, texts_of_any_length_have_the_head_for_it)
+{
+    struct bench bench = bench_new();
+
+    check_text(&bench, 31, "\xbf", 1);
+    check_text(&bench, 32, "\xd9\x20", 2);
+    check_text(&bench, 255, "\xd9\xff", 2);
+    check_text(&bench, 256, "\xda\x01\x00", 3);
+    check_text(&bench, 65535, "\xda\xff\xff", 3);
+    check_text(&bench, 65536, "\xdb\x00\x01\x00\x00", 5);
+    bench_free(&bench);
+}
+
 /* ---- envelopes ---- */
 
 static const struct muster_envelope sample = {
@@ -347,5 +409,22 @@ Test(envelope, a_body_that_is_no_map_is_refused)
 
     muster_envelope_wrap(&envelope, &bench.buf);
     cr_assert_eq(muster_envelope_unpack(bench.buf.data, bench.buf.size, bench.arena, &out), MUSTER_INVALID_REQUEST);
+    bench_free(&bench);
+}
+
+Test(envelope, to_open_one_is_not_to_look_into_its_body)
+{
+    struct bench bench = bench_new();
+    static const uint8_t cut[] = {0x81, 0xa3, 'j', 'o'};
+    struct muster_envelope envelope = {.type = "x", .body = {cut, sizeof cut}}, out;
+    struct queue_cancel cancel;
+
+    muster_envelope_wrap(&envelope, &bench.buf);
+    cr_assert_eq(muster_envelope_unpack(bench.buf.data, bench.buf.size, bench.arena, &out), MUSTER_INVALID_REQUEST);
+    cr_assert_eq(muster_envelope_open(bench.buf.data, bench.buf.size, bench.arena, &out), MUSTER_OK);
+    cr_assert_eq(out.body.size, sizeof cut);
+    cr_assert_eq(muster_unpack(&queue_cancel_type, out.body.data, out.body.size, bench.arena, &cancel, &bench.fault),
+                 MUSTER_INVALID_REQUEST);
+    cr_assert_str_eq(bench.fault.message, "must be one msgpack map");
     bench_free(&bench);
 }
