@@ -32,6 +32,7 @@ struct muster_actor_class {
     const struct muster_handler *handlers;   /* ends with type == NULL */
     void (*timer)(void *self, uint64_t key); /* a timer of muster_timer_in; NULL: has none */
     void (*idle)(void *self);                /* after each batch of messages; may be NULL */
+    size_t batch;                            /* messages in one, at most; 0: MUSTER_BATCH */
 };
 
 /* Declares the handler `on_<message>` with its true types and makes the function that the table wants. */

@@ -45,6 +45,7 @@ struct muster_ctx {
 
 struct muster_actor {
     struct muster_ctx ctx;
+    struct muster_runner_hooks hooks;
     struct muster_runner *runner;
     char *address;
 };
@@ -571,8 +572,6 @@ on_begin(void *arg, struct muster_loop *loop)
     return err;
 }
 
-static const struct muster_runner_hooks actor_hooks = {on_begin, on_frame, on_idle, on_end};
-
 muster_err
 muster_actor_start(const struct muster_house *house, const char *address, const struct muster_actor_class *class,
                    const void *config, struct muster_actor **out_actor)
@@ -585,7 +584,8 @@ muster_actor_start(const struct muster_house *house, const char *address, const 
     actor->ctx.class = class;
     actor->ctx.config = config;
     actor->ctx.address = actor->address;
-    err = muster_runner_start(house->bus, address, class->mailbox, &actor_hooks, &actor->ctx, &actor->runner);
+    actor->hooks = (struct muster_runner_hooks){on_begin, on_frame, on_idle, on_end, class->batch};
+    err = muster_runner_start(house->bus, address, class->mailbox, &actor->hooks, &actor->ctx, &actor->runner);
     if (err) {
         free(actor->address);
         free(actor);

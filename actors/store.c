@@ -12,6 +12,9 @@
 #include "actors/muster_journal.h"
 #include "actors/outbox.h"
 
+#define COMMIT_MESSAGES 1024            /* in one commit, at most; */
+#define COMMIT_BYTES ((size_t)16 << 20) /* or when there are so many bytes */
+
 #define SWEEP_ROWS 1000   /* removed in one commit */
 #define SWEEP_PAUSE_MS 10 /* between two of these while there is more */
 
@@ -179,6 +182,8 @@ collect_entry(struct store_actor *self, const struct log_entry *entry)
     muster_batch_append(self->batch, event);
 }
 
+static void commit(struct store_actor *self);
+
 MUSTER_ON(store_actor, store_commit);
 static muster_err
 on_store_commit(struct store_actor *self, const struct store_commit *in)
@@ -197,6 +202,8 @@ on_store_commit(struct store_actor *self, const struct store_commit *in)
     for (i = 0; i < in->entries.count; i++)
         collect_entry(self, &in->entries.items[i]);
     self->dirty = true;
+    if (muster_batch_bytes(self->batch) >= COMMIT_BYTES)
+        commit(self);
     return MUSTER_OK;
 }
 
@@ -236,13 +243,10 @@ publish_durable(struct store_actor *self, muster_err err)
 }
 
 static void
-on_idle(void *state)
+commit(struct store_actor *self)
 {
-    struct store_actor *self = state;
     muster_err err;
 
-    if (!self->dirty)
-        return;
     self->dirty = false;
     err = muster_batch_commit(self->batch);
     tell_health(self, err);
@@ -250,6 +254,15 @@ on_idle(void *state)
     send_answers(self, 0, err);
     self->durable_count = 0;
     muster_arena_clear(self->arena);
+}
+
+static void
+on_idle(void *state)
+{
+    struct store_actor *self = state;
+
+    if (self->dirty)
+        commit(self);
 }
 
 static void
@@ -302,4 +315,5 @@ const struct muster_actor_class muster_store_class = {
     .handlers = handlers,
     .timer = on_timer,
     .idle = on_idle,
+    .batch = COMMIT_MESSAGES,
 };

@@ -157,7 +157,7 @@ on_end(void *arg)
     muster_feed_unsubscribe(watch->house->bus, ADDRESS);
 }
 
-static const struct muster_runner_hooks hooks = {on_begin, on_frame, on_idle, on_end};
+static const struct muster_runner_hooks hooks = {.begin = on_begin, .frame = on_frame, .idle = on_idle, .end = on_end};
 
 static void
 watch_free(struct library_watch *watch)

@@ -21,7 +21,7 @@
 #include "transport/numbers.h"
 #include "transport/timers.h"
 
-enum { BATCH = 64 }; /* messages or descriptors handled before the loop looks at the others */
+enum { DESCRIPTORS = 64 }; /* handled before the loop looks at the mailbox */
 
 struct watch {
     int fd;
@@ -215,28 +215,28 @@ end_batch(struct muster_loop *loop)
     settle(loop);
 }
 
-/* Returns how many messages there were; BATCH: there may be more, of which nothing tells. */
-static int
+/* Returns whether there may be more, of which nothing tells. */
+static bool
 take_mail(struct muster_loop *loop)
 {
+    size_t batch = loop->hooks->batch ? loop->hooks->batch : MUSTER_BATCH, count = 0;
     struct muster_frame frame;
-    int count = 0;
 
-    while (count < BATCH && !muster_post_receive(loop->post, 0, -1, &frame)) {
+    while (count < batch && !muster_post_receive(loop->post, 0, -1, &frame)) {
         loop->hooks->frame(loop->arg, frame.data, frame.size);
         muster_frame_free(&frame);
         count++;
     }
     if (count > 0)
         end_batch(loop);
-    return count;
+    return count == batch;
 }
 
 static void
 take_descriptors(struct muster_loop *loop, bool wait)
 {
-    struct epoll_event events[BATCH];
-    int count = epoll_wait(loop->epoll_fd, events, BATCH, wait ? -1 : 0);
+    struct epoll_event events[DESCRIPTORS];
+    int count = epoll_wait(loop->epoll_fd, events, DESCRIPTORS, wait ? -1 : 0);
     bool handled = false;
 
     for (int i = 0; i < count; i++) {
@@ -262,7 +262,7 @@ go_round(struct muster_loop *loop)
 
     while (!loop->stopping) {
         take_descriptors(loop, !more);
-        more = take_mail(loop) == BATCH;
+        more = take_mail(loop);
     }
 }
 

@@ -22,7 +22,11 @@ struct muster_runner_hooks {
     void (*idle)(void *arg);
     /* Last call. */
     void (*end)(void *arg);
+    /* Messages in a batch, at most; 0: MUSTER_BATCH. */
+    size_t batch;
 };
+
+#define MUSTER_BATCH 64 /* messages handled before timers and descriptors are looked at */
 
 /* Start the thread with mailbox `address`.  `hooks` and `arg` are borrowed until stop. */
 muster_err muster_runner_start(struct muster_bus *bus, const char *address, size_t limit,

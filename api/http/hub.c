@@ -376,7 +376,7 @@ on_end(void *arg)
     muster_feed_unsubscribe(streams->server->house.bus, HUB_ADDRESS);
 }
 
-static const struct muster_runner_hooks hooks = {on_begin, on_frame, on_idle, on_end};
+static const struct muster_runner_hooks hooks = {.begin = on_begin, .frame = on_frame, .idle = on_idle, .end = on_end};
 
 /* ---- birth and death ---- */
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* The store actor: one commit a batch, answers only after it, numbers for durable events. */
 #include <criterion/criterion.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "fake/fake_ctx.h"
@@ -25,13 +26,13 @@ commits(struct muster_ctx *ctx)
 
 /* Send a commit with one job, one durable event and one answer. */
 static muster_err
-send(struct muster_ctx *ctx, struct muster_id id, const char *record)
+send_prompt(struct muster_ctx *ctx, struct muster_id id, const char *record, const char *prompt)
 {
     struct job job = {.id = id,
                       .kind = job_kind_ASK,
                       .team = "t",
                       .state = job_state_QUEUED,
-                      .prompt = "p",
+                      .prompt = prompt,
                       .priority = job_priority_NORMAL,
                       .from = "f",
                       .created_ms = FAKE_START_MS,
@@ -60,6 +61,33 @@ send(struct muster_ctx *ctx, struct muster_id id, const char *record)
     muster_buf_free(&body);
     muster_buf_free(&ok);
     return err;
+}
+
+static muster_err
+send(struct muster_ctx *ctx, struct muster_id id, const char *record)
+{
+    return send_prompt(ctx, id, record, "p");
+}
+
+Test(store, a_commit_is_not_larger_than_it_need_be)
+{
+    struct muster_ctx *ctx = store_new();
+    size_t size = (size_t)9 << 20;
+    char *prompt = muster_alloc(size);
+    uint64_t before = commits(ctx);
+    int i;
+
+    memset(prompt, 'p', size - 1);
+    fake_batch_begin(ctx);
+    for (i = 0; i < 3; i++)
+        cr_assert_eq(send_prompt(ctx, muster_id_new(FAKE_START_MS), "job", prompt), MUSTER_OK);
+    cr_assert_eq(commits(ctx) - before, 1, "two of them are enough for one");
+    fake_batch_end(ctx);
+    cr_assert_eq(commits(ctx) - before, 2);
+    for (i = 0; i < 3; i++)
+        cr_assert_eq(fake_take_to(ctx, "caller/1")->envelope.id, 5);
+    free(prompt);
+    fake_free(&ctx);
 }
 
 Test(store, a_batch_is_one_commit_and_answers_follow_it)

@@ -201,10 +201,14 @@ end_nothing(void *arg)
     (void)arg;
 }
 
-static const struct muster_runner_hooks limit_hooks = {begin_limit, fake_limit, NULL, end_nothing};
-static const struct muster_runner_hooks log_hooks = {begin_log, fake_log, NULL, end_nothing};
-static const struct muster_runner_hooks queue_hooks = {begin_queue, fake_queue, NULL, end_nothing};
-static const struct muster_runner_hooks silent_hooks = {begin_nothing, fake_silence, NULL, end_nothing};
+static const struct muster_runner_hooks limit_hooks = {
+    .begin = begin_limit, .frame = fake_limit, .idle = NULL, .end = end_nothing};
+static const struct muster_runner_hooks log_hooks = {
+    .begin = begin_log, .frame = fake_log, .idle = NULL, .end = end_nothing};
+static const struct muster_runner_hooks queue_hooks = {
+    .begin = begin_queue, .frame = fake_queue, .idle = NULL, .end = end_nothing};
+static const struct muster_runner_hooks silent_hooks = {
+    .begin = begin_nothing, .frame = fake_silence, .idle = NULL, .end = end_nothing};
 
 static inline void
 publish_keys(struct rig *rig)

@@ -159,7 +159,8 @@ desk_receive(void *arg, const void *data, size_t size)
     fake_queue(arg, data, size);
 }
 
-static const struct muster_runner_hooks desk_hooks = {begin_queue, desk_receive, NULL, end_nothing};
+static const struct muster_runner_hooks desk_hooks = {
+    .begin = begin_queue, .frame = desk_receive, .idle = NULL, .end = end_nothing};
 
 static inline void
 desk_log(void *arg, const void *data, size_t size)
@@ -174,7 +175,8 @@ desk_log(void *arg, const void *data, size_t size)
     reply(r->log_loop, &envelope, &envelope.principal, &store_committed_type, &committed);
 }
 
-static const struct muster_runner_hooks desk_log_hooks = {begin_log, desk_log, NULL, end_nothing};
+static const struct muster_runner_hooks desk_log_hooks = {
+    .begin = begin_log, .frame = desk_log, .idle = NULL, .end = end_nothing};
 
 static inline void
 open_rig_with(const char *yaml)

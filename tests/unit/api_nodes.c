@@ -68,7 +68,8 @@ begin_nodes(void *arg, struct muster_loop *loop)
     return MUSTER_OK;
 }
 
-static const struct muster_runner_hooks nodes_hooks = {begin_nodes, fake_nodes, NULL, end_nothing};
+static const struct muster_runner_hooks nodes_hooks = {
+    .begin = begin_nodes, .frame = fake_nodes, .idle = NULL, .end = end_nothing};
 
 static void
 publish_staff(void)

@@ -196,7 +196,8 @@ hub_end(void *arg)
         muster_door_close(&hub->door);
 }
 
-static const struct muster_runner_hooks hub_hooks = {hub_begin, hub_frame, hub_idle, hub_end};
+static const struct muster_runner_hooks hub_hooks = {
+    .begin = hub_begin, .frame = hub_frame, .idle = hub_idle, .end = hub_end};
 
 static inline void
 hub_init(struct hub *hub, const char *folder)

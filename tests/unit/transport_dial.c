@@ -100,7 +100,8 @@ on_house_end(void *arg)
     muster_door_close(&((struct house *)arg)->door);
 }
 
-static const struct muster_runner_hooks house_hooks = {on_house_begin, on_no_frame, on_house_idle, on_house_end};
+static const struct muster_runner_hooks house_hooks = {
+    .begin = on_house_begin, .frame = on_no_frame, .idle = on_house_idle, .end = on_house_end};
 
 /* A port of 127.0.0.1 that was free a moment ago; with `out_fd` it is held, and whoever connects hears nothing. */
 static int
@@ -247,7 +248,8 @@ on_end(void *arg)
     muster_dial_close(&((struct caller *)arg)->dial);
 }
 
-static const struct muster_runner_hooks caller_hooks = {on_begin, on_no_frame, on_idle, on_end};
+static const struct muster_runner_hooks caller_hooks = {
+    .begin = on_begin, .frame = on_no_frame, .idle = on_idle, .end = on_end};
 
 static void
 call(struct caller *caller, const char *endpoint)

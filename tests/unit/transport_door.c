@@ -119,7 +119,7 @@ on_end(void *arg)
     muster_door_close(&house->door);
 }
 
-static const struct muster_runner_hooks hooks = {on_begin, on_frame, on_idle, on_end};
+static const struct muster_runner_hooks hooks = {.begin = on_begin, .frame = on_frame, .idle = on_idle, .end = on_end};
 
 static void
 open_house(struct house *house, bool curve)

@@ -192,6 +192,46 @@ Test(loop, messages_are_handled_in_order)
     stop(&actor);
 }
 
+enum { MANY = 500 };
+
+static void
+fill_mailbox(struct actor *actor)
+{
+    struct muster_buf buf = {0};
+    int i;
+
+    for (i = 0; i < MANY; i++) {
+        muster_buf_str(&buf, "x");
+        cr_assert_eq(muster_post_send(muster_loop_post(actor->loop), "actor", &buf), MUSTER_OK);
+    }
+}
+
+/* How often is `idle` called for messages that are all there at the start? */
+static int
+idles_of(size_t batch)
+{
+    const struct muster_runner_hooks batched = {
+        .begin = begin, .frame = frame, .idle = idle, .end = end, .batch = batch};
+    struct actor actor;
+    char text[16];
+    int i;
+
+    set_up(&actor, fill_mailbox);
+    cr_assert_eq(muster_runner_start(actor.bus, "actor", 100000, &batched, &actor, &actor.runner), MUSTER_OK);
+    for (i = 0; i < MANY; i++) {
+        snprintf(text, sizeof text, "%d x", i);
+        expect(&actor, text);
+    }
+    stop(&actor);
+    return atomic_load(&actor.idles);
+}
+
+Test(loop, messages_are_handled_in_batches_of_the_size_that_was_asked_for)
+{
+    cr_assert_geq(idles_of(50), MANY / 50);
+    cr_assert_leq(idles_of(2 * MANY), 3, "one batch, and the stop");
+}
+
 Test(loop, what_came_before_the_stop_is_handled)
 {
     struct actor actor;
