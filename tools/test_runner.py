@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MPL-2.0
 """Builds, runs every suite and counts single tests.  Run by tools/test; only the standard library.
 
-Suites, in order: checks (format, layers, scripts), build (one test a preset), C tests and system tests of each build.
+Suites, in order: checks (format, layers, scripts), build (one test a preset), C tests and system tests of each build,
+benchmark.
 The last line is "N passed, N failed, N skipped"; the exit status is 1 when anything failed or nothing passed."""
 
 import argparse
@@ -28,6 +29,7 @@ PRESETS = {"release": ("gcc", True, 1), "asan": ("gcc", True, 4), "clang": ("cla
 C_TEST_SECONDS = 120  # one program, all its tests
 SYSTEM_SECONDS = 1200
 BUILD_SECONDS = 900
+BENCH_SECONDS = 600
 
 
 class Suite:
@@ -230,6 +232,24 @@ def run_system_tests(preset):
     return suite.end()
 
 
+# ---- benchmark --------------------------------------------------------------------------------------------------------
+
+
+def run_benchmark():
+    """Once and short: does every row come to a number?  The numbers mean nothing here."""
+    suite = Suite("benchmark (quick)")
+    status, output = run([PYTHON, str(ROOT / "tools" / "bench"), "--quick"], BENCH_SECONDS)
+    for line in output.splitlines():
+        if "SKIPPED:" in line:
+            say(line.strip())
+    counted = re.search(r"^took \d+ s; (\d+) results?, (\d+) not measured$", output, re.MULTILINE)
+    if counted:
+        suite.count(passed=int(counted[1]) - int(counted[2]), skipped=int(counted[2]))
+    if status != 0 or not counted:
+        suite.fail(f"tools/bench {outcome(status, BENCH_SECONDS)}", output[-20000:])
+    return suite.end()
+
+
 # ---- all --------------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +266,7 @@ def main():
         if PRESETS[preset][1]:
             suites.append(run_c_tests(preset))
             suites.append(run_system_tests(preset))
+    suites.append(run_benchmark())
     passed, failed, skipped = (sum(getattr(s, n) for s in suites) for n in ("passed", "failed", "skipped"))
     say("")
     for suite in suites:
