@@ -2,6 +2,7 @@
 /* daemon: signals and the end of programs that run until one comes.  The main thread. */
 #include "tools/daemon.h"
 
+#include <malloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #define LOOK_MS 1000
+#define LARGE_BYTES (256 << 10)
 
 /* The drain, on a thread of its own so that the main thread still hears signals. */
 struct draining {
@@ -45,11 +47,21 @@ raise_descriptors(void)
         perror("muster: cannot raise the limit of open files, going on");
 }
 
+/* Left to itself, malloc takes the first large answer that was freed as a sign to keep all large memory, in an arena a
+ * thread: 750 MB after fifty answers of 15 MB, where this leaves 60. */
+static void
+give_memory_back(void)
+{
+    (void)mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
+    (void)mallopt(M_TRIM_THRESHOLD, LARGE_BYTES);
+}
+
 void
 daemon_prepare(sigset_t *out_set)
 {
     block_signals(out_set);
     raise_descriptors();
+    give_memory_back();
 }
 
 bool

@@ -16,7 +16,7 @@ struct daemon {
     void (*hurry)(void *what);
 };
 
-/* Block the signals that are waited for, and raise the limit of open files. */
+/* Block the signals that are waited for, raise the limit of open files, and have freed memory given back. */
 void daemon_prepare(sigset_t *out_set);
 /* Wait for a signal that asks for the end, at most so long; false: none came. */
 bool daemon_ends(const sigset_t *set, int64_t timeout_ms);

@@ -414,3 +414,25 @@ def test_many_hostile_clients_at_once(target):
     for thread in threads:
         thread.join(scaled(30))
     assert not problems
+
+
+@pytest.mark.skipif(SLOW > 1, reason="a sanitizer keeps freed memory")
+def test_memory_of_large_answers_is_given_back(daemons):
+    daemon = daemons({"teams": {"echo": {"driver": "echo", "concurrency": 8}}})
+    megabytes, answers = 15, 8
+
+    def anonymous_mb():
+        status = open(f"/proc/{daemon.pid}/status").read()
+        return int(status.split("RssAnon:")[1].split()[0]) // 1024
+
+    def ask():
+        size = len(daemon.client.ask("echo", f"@size={megabytes * 1000000} x", timeout=60000).ok()["response"])
+        assert size == megabytes * 1000000
+
+    for _ in range(2):
+        threads = [threading.Thread(target=ask) for _ in range(answers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    wait_until(lambda: anonymous_mb() < 2 * answers * megabytes, "most of it was given back")
