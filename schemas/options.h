@@ -28,6 +28,29 @@ bool options_is_given(const struct options_reader *reader, const struct rows_pat
 /* Fill the struct from the document's root and the defaults; the program's own teams are added where the document has
  * none of their name, and without any team it gets one team echo. */
 muster_err options_read(const struct options_reader *reader, struct options *out);
+/* ---- checks ---- */
+
+/* Of names. */
+#define OPTIONS_LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+/* A step down to a member or an item. */
+#define OPTIONS_MEMBER(above, member)                                                                                  \
+    (struct rows_path)                                                                                                 \
+    {                                                                                                                  \
+        .up = above, .name = member, .size = strlen(member)                                                            \
+    }
+#define OPTIONS_ITEM(above, at)                                                                                        \
+    (struct rows_path)                                                                                                 \
+    {                                                                                                                  \
+        .up = above, .index = at                                                                                       \
+    }
+
+/* `directory` is absolute.  Symbolic links stay, so ".." does too. */
+const char *options_absolute(struct muster_arena *arena, const char *directory, const char *path);
+bool options_is_port(const char *text);
+muster_err options_check_auth(const struct options_reader *reader, const char *directory, struct options *options);
+muster_err options_check_bus(const struct options_reader *reader, const char *directory, struct options *options);
+muster_err options_check_worker(const struct options_reader *reader, const char *directory, struct options *options);
 /* What no single row can say; also makes paths absolute and fills in what depends on other values. */
 muster_err options_check(const struct options_reader *reader, const char *directory, struct options *options);
 
