@@ -2,7 +2,6 @@
 /* journal: lines for people and their tools.  Any thread; each line is one write(2), so no lock is needed. */
 #include "actors/muster_journal.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -37,32 +36,42 @@ muster_journal_free(struct muster_journal **journal_p)
 }
 
 static void
-time_text(int64_t now_ms, char out_text[32])
+add_time(struct muster_buf *line, int64_t now_ms)
 {
     time_t seconds = (time_t)(now_ms / 1000);
     struct tm parts;
-    size_t used;
 
     gmtime_r(&seconds, &parts);
-    used = strftime(out_text, 32, "%Y-%m-%dT%H:%M:%S", &parts);
-    snprintf(out_text + used, 32 - used, ".%03dZ", (int)(now_ms % 1000));
+    muster_buf_digits(line, parts.tm_year + 1900, 4);
+    muster_buf_str(line, "-");
+    muster_buf_digits(line, parts.tm_mon + 1, 2);
+    muster_buf_str(line, "-");
+    muster_buf_digits(line, parts.tm_mday, 2);
+    muster_buf_str(line, "T");
+    muster_buf_digits(line, parts.tm_hour, 2);
+    muster_buf_str(line, ":");
+    muster_buf_digits(line, parts.tm_min, 2);
+    muster_buf_str(line, ":");
+    muster_buf_digits(line, parts.tm_sec, 2);
+    muster_buf_str(line, ".");
+    muster_buf_digits(line, now_ms % 1000, 3);
+    muster_buf_str(line, "Z");
 }
 
+/* Names are our own, of letters and '_'. */
 static void
-add_json(struct muster_buf *line, const char *name, const char *text)
+add_name(struct muster_buf *line, bool json, const char *name)
 {
-    muster_buf_str(line, ",");
-    muster_json_quote(line, name, strlen(name));
-    muster_buf_str(line, ":");
-    muster_json_quote(line, text, strlen(text));
+    muster_buf_str(line, json ? ",\"" : " ");
+    muster_buf_str(line, name);
+    muster_buf_str(line, json ? "\":" : "=");
 }
 
 /* A value that has blanks or quotes is quoted as in JSON, so that a line stays one line. */
 static void
-add_text(struct muster_buf *line, const char *name, const char *text)
+add_text(struct muster_buf *line, bool json, const char *text)
 {
-    muster_buf_printf(line, " %s=", name);
-    if (*text != '\0' && strpbrk(text, " \t\r\n\"\\=") == NULL)
+    if (!json && *text != '\0' && strpbrk(text, " \t\r\n\"\\=") == NULL)
         muster_utf8_clean(line, text, strlen(text));
     else
         muster_json_quote(line, text, strlen(text));
@@ -71,30 +80,43 @@ add_text(struct muster_buf *line, const char *name, const char *text)
 static void
 add_say(struct muster_buf *line, bool json, const struct muster_say *say)
 {
+    add_name(line, json, say->name);
     if (say->text)
-        (json ? add_json : add_text)(line, say->name, say->text);
+        add_text(line, json, say->text);
     else
-        muster_buf_printf(line, json ? ",\"%s\":%lld" : " %s=%lld", say->name, (long long)say->number);
+        muster_buf_int(line, say->number);
+}
+
+/* When, what weight, which id, and the message. */
+static void
+add_head(struct muster_buf *line, bool json, enum log_level level, const char *id, const char *message)
+{
+    const char *weight = muster_enum_wire(&log_level_enum, (int)level);
+
+    muster_buf_str(line, json ? "{\"time\":\"" : "");
+    add_time(line, muster_clock_ms());
+    if (!json) {
+        muster_buf_printf(line, " %-7s %s: %s", weight, id, message);
+        return;
+    }
+    muster_buf_str(line, "\",\"level\":\"");
+    muster_buf_str(line, weight);
+    muster_buf_str(line, "\",\"id\":\"");
+    muster_buf_str(line, id);
+    muster_buf_str(line, "\",\"message\":");
+    muster_json_quote(line, message, strlen(message));
 }
 
 void
 muster_journal_write(struct muster_journal *journal, enum log_level level, const char *id, const char *message,
                      const struct muster_say *says, size_t count)
 {
-    const char *weight = muster_enum_wire(&log_level_enum, (int)level);
     struct muster_buf line = {0};
-    char when[32];
     size_t i, done = 0;
 
     if (level < journal->level)
         return;
-    time_text(muster_clock_ms(), when);
-    if (journal->json) {
-        muster_buf_printf(&line, "{\"time\":\"%s\",\"level\":\"%s\",\"id\":\"%s\"", when, weight, id);
-        add_json(&line, "message", message);
-    } else {
-        muster_buf_printf(&line, "%s %-7s %s: %s", when, weight, id, message);
-    }
+    add_head(&line, journal->json, level, id, message);
     for (i = 0; i < count; i++)
         add_say(&line, journal->json, &says[i]);
     muster_buf_str(&line, journal->json ? "}\n" : "\n");

@@ -86,6 +86,18 @@ muster_buf_int(struct muster_buf *buf, int64_t number)
 }
 
 void
+muster_buf_digits(struct muster_buf *buf, int64_t number, size_t digits)
+{
+    char *out = muster_buf_room(buf, digits);
+    size_t at;
+
+    for (at = digits; at > 0; number /= 10)
+        out[--at] = (char)('0' + number % 10);
+    buf->size += digits;
+    buf->data[buf->size] = '\0';
+}
+
+void
 muster_buf_vprintf(struct muster_buf *buf, const char *format, va_list args)
 {
     va_list again;

@@ -45,6 +45,8 @@ muster_buf_str(struct muster_buf *buf, const char *text)
 }
 /* In decimal digits. */
 void muster_buf_int(struct muster_buf *buf, int64_t number);
+/* Append the last `digits` digits of a number that is not negative, with zeros in front: at most 20. */
+void muster_buf_digits(struct muster_buf *buf, int64_t number, size_t digits);
 void muster_buf_printf(struct muster_buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void muster_buf_vprintf(struct muster_buf *buf, const char *format, va_list args);
 /* Drop the first `size` bytes. */

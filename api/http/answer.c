@@ -51,33 +51,29 @@ phrase(int status)
     return "Unknown";
 }
 
-static void
-put_digits(char *out, int digits, int number)
-{
-    while (digits-- > 0) {
-        out[digits] = (char)('0' + number % 10);
-        number /= 10;
-    }
-}
-
 /* Not strftime, whose names of days depend on the locale. */
 static void
 put_date(struct muster_buf *out)
 {
     static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    char text[] = "Sun, 00 Jan 0000 00:00:00 GMT";
     time_t now = (time_t)(muster_clock_ms() / 1000);
     struct tm tm = {0};
 
     (void)gmtime_r(&now, &tm);
-    memcpy(text, days + 3 * tm.tm_wday, 3);
-    put_digits(text + 5, 2, tm.tm_mday);
-    memcpy(text + 8, months + 3 * tm.tm_mon, 3);
-    put_digits(text + 12, 4, tm.tm_year + 1900);
-    put_digits(text + 17, 2, tm.tm_hour);
-    put_digits(text + 20, 2, tm.tm_min);
-    put_digits(text + 23, 2, tm.tm_sec);
-    muster_buf_add(out, text, sizeof text - 1);
+    muster_buf_add(out, days + 3 * tm.tm_wday, 3);
+    muster_buf_str(out, ", ");
+    muster_buf_digits(out, tm.tm_mday, 2);
+    muster_buf_str(out, " ");
+    muster_buf_add(out, months + 3 * tm.tm_mon, 3);
+    muster_buf_str(out, " ");
+    muster_buf_digits(out, tm.tm_year + 1900, 4);
+    muster_buf_str(out, " ");
+    muster_buf_digits(out, tm.tm_hour, 2);
+    muster_buf_str(out, ":");
+    muster_buf_digits(out, tm.tm_min, 2);
+    muster_buf_str(out, ":");
+    muster_buf_digits(out, tm.tm_sec, 2);
+    muster_buf_str(out, " GMT");
 }
 
 static void
