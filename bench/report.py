@@ -22,7 +22,8 @@ count: both sides of a ratio are measured in turn in the same rounds. A ratio is
 to highest; rows 17 and 20 have three, row 18 one), and the rates beside it are medians too. Nothing is switched off:
 key, scope, rate limit, validation, request log and sync are as a user has them. Submits go to a paused team, so only
 the submit is measured. Where the rounds differ more than threefold the verdict is called noisy: something else was at
-work on the machine, and it means nothing either way.
+work on the machine, and it means nothing either way. `bench/first.md` is the first table, before anything was made
+faster because of it.
 
 {machine}
 
