@@ -115,12 +115,15 @@ struct worker_link {
 
 int64_t worker_uptime_ms(void);
 
-/* ---- worker_link.c */
+/* ---- worker_mail.c */
 /* To an actor of this worker; if its mailbox is full, later and in order. */
 void worker_tell(struct worker_link *link, const char *to, const struct muster_envelope *envelope,
                  const struct muster_type *type, const void *body);
 void worker_tell_parcels(struct worker_link *link, const char *reply_to, const struct muster_type *type,
                          const void *body);
+void worker_mail_free(struct worker_link *link);
+
+/* ---- worker_link.c */
 /* To the hub; returns the number of the request. */
 int64_t worker_ask(struct worker_link *link, const struct muster_type *type, const void *body);
 /* Dial for the first time, once all agents have begun. */

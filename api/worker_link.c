@@ -15,70 +15,12 @@
 #include "api/worker_inside.h"
 #include "schemas/muster_options.h"
 
-enum { MAILBOX = 4096, MAIL_MS = 5, ANSWER_MS = 30000 };
+enum { MAILBOX = 4096, ANSWER_MS = 30000 };
 
 int64_t
 worker_uptime_ms(void)
 {
     return muster_uptime_ns() / 1000000;
-}
-
-/* ---- to actors ---- */
-
-static void on_mail_timer(void *arg);
-
-static void
-push_mail(struct worker_link *link)
-{
-    struct worker_mail *mail;
-    struct muster_buf copy = {0};
-
-    while ((mail = link->mail)) {
-        muster_buf_add(&copy, mail->frame.data, mail->frame.size);
-        if (muster_post_send(muster_loop_post(link->loop), mail->to, &copy) == MUSTER_OVERLOADED)
-            break;
-        link->mail = mail->next;
-        muster_buf_free(&mail->frame);
-        free(mail->to);
-        free(mail);
-    }
-    if (link->mail == NULL)
-        link->mail_last = &link->mail;
-    else if (link->mail_timer == 0)
-        link->mail_timer = muster_loop_timer(link->loop, MAIL_MS, on_mail_timer, link);
-}
-
-static void
-on_mail_timer(void *arg)
-{
-    struct worker_link *link = arg;
-
-    link->mail_timer = 0;
-    push_mail(link);
-}
-
-void
-worker_tell(struct worker_link *link, const char *to, const struct muster_envelope *envelope,
-            const struct muster_type *type, const void *body)
-{
-    struct worker_mail *mail = muster_alloc(sizeof *mail);
-
-    mail->to = muster_strdup(to);
-    if (type)
-        muster_envelope_pack(envelope, type, body, &mail->frame);
-    else
-        muster_envelope_wrap(envelope, &mail->frame);
-    *link->mail_last = mail;
-    link->mail_last = &mail->next;
-    push_mail(link);
-}
-
-void
-worker_tell_parcels(struct worker_link *link, const char *reply_to, const struct muster_type *type, const void *body)
-{
-    struct muster_envelope envelope = {.reply_to = reply_to, .trace = "", .principal.name = ""};
-
-    worker_tell(link, MUSTER_LOG, &envelope, type, body);
 }
 
 /* ---- to the hub ---- */
@@ -449,14 +391,7 @@ static const struct muster_runner_hooks hooks = {.begin = on_begin, .frame = on_
 static void
 free_link(struct worker_link *link)
 {
-    struct worker_mail *mail;
-
-    while ((mail = link->mail)) {
-        link->mail = mail->next;
-        muster_buf_free(&mail->frame);
-        free(mail->to);
-        free(mail);
-    }
+    worker_mail_free(link);
     worker_detached(link);
     free(link->attempts.items);
     free(link->ready);
