@@ -12,27 +12,12 @@
 #include "actors/muster_journal.h"
 #include "api/bus_inside.h"
 #include "api/data_file.h"
+#include "api/house.h"
 
 #define KEY_FILE "bus.key.pub"
 #define COMMIT_MS 30000
 
 /* ---- the server's key ---- */
-
-static muster_err
-await_commit(struct muster_post *post, struct muster_arena *arena)
-{
-    struct muster_envelope envelope;
-    struct muster_frame frame;
-    muster_err err = muster_post_receive(post, COMMIT_MS, -1, &frame);
-
-    if (err)
-        return err;
-    err = muster_envelope_unpack(frame.data, frame.size, arena, &envelope);
-    if (!err && strcmp(envelope.type, store_committed_type.wire) != 0)
-        err = MUSTER_STORAGE_ERROR;
-    muster_frame_free(&frame);
-    return err;
-}
 
 static muster_err
 write_secret(const struct muster_house *house, const struct secret *secret, struct muster_arena *arena)
@@ -56,7 +41,7 @@ write_secret(const struct muster_house *house, const struct secret *secret, stru
     muster_envelope_pack(&envelope, &store_commit_type, &commit, &frame);
     err = muster_post_send(post, MUSTER_STORE, &frame);
     if (!err)
-        err = await_commit(post, arena);
+        err = house_receive(post, &store_committed_type, arena, &done, COMMIT_MS);
     explicit_bzero(record.data, record.size);
     muster_buf_free(&record);
     muster_buf_free(&ok);

@@ -248,9 +248,10 @@ house_receive(struct muster_post *post, const struct muster_type *type, struct m
     err = muster_envelope_unpack(frame.data, frame.size, arena, &envelope);
     if (!err && strcmp(envelope.type, type->wire) == 0)
         err = muster_unpack(type, envelope.body.data, envelope.body.size, arena, out, NULL);
-    else if (!err &&
-             muster_unpack(&failed_type, envelope.body.data, envelope.body.size, arena, &failed, NULL) == MUSTER_OK)
-        err = muster_err_from_code(failed.code);
+    else if (!err)
+        err = muster_unpack(&failed_type, envelope.body.data, envelope.body.size, arena, &failed, NULL)
+                  ? MUSTER_INTERNAL_ERROR
+                  : muster_err_from_code(failed.code);
     muster_frame_free(&frame);
     return err;
 }

@@ -117,7 +117,7 @@ on_frame(void *arg, const void *data, size_t size)
     struct muster_envelope envelope;
 
     muster_arena_clear(watch->arena);
-    if (muster_envelope_unpack(data, size, watch->arena, &envelope))
+    if (muster_envelope_open(data, size, watch->arena, &envelope))
         return;
     if (strcmp(envelope.type, feed_events_type.wire) == 0) {
         watch->dirty = true;

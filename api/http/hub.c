@@ -321,7 +321,7 @@ on_frame(void *arg, const void *data, size_t size)
     if (streams->server->stream_count == 0 && order_count(streams->order) == 0)
         return;
     muster_arena_clear(streams->arena);
-    if (muster_envelope_unpack(data, size, streams->arena, &envelope) ||
+    if (muster_envelope_open(data, size, streams->arena, &envelope) ||
         strcmp(envelope.type, feed_events_type.wire) != 0 ||
         muster_unpack(&feed_events_type, envelope.body.data, envelope.body.size, streams->arena, &feed, NULL))
         return;

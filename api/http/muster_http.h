@@ -51,7 +51,6 @@ struct http_dialect {
 };
 
 const struct muster_house *http_house(const struct http_request *request);
-const char *http_method(const struct http_request *request);
 /* Value of {name} in the path, decoded. */
 const char *http_param(const struct http_request *request, const char *name);
 /* Value of a query field, decoded to the request's arena; NULL: not there. */

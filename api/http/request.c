@@ -28,12 +28,6 @@ http_house(const struct http_request *request)
 }
 
 const char *
-http_method(const struct http_request *request)
-{
-    return request->method;
-}
-
-const char *
 http_param(const struct http_request *request, const char *name)
 {
     size_t i;
