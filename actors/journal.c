@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* journal: lines for people and their tools.  Any thread; each line is one write(2), so no lock is needed. */
+/* journal: lines for people and their tools.  Any thread.
+ *
+ * A write(2) a line was an eighth of a cheap request, so lines that come within PAUSE_NS of the last write are gathered
+ * and written together, by a thread that is there from the first such line on. */
 #include "actors/muster_journal.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -10,17 +15,114 @@
 #include "schemas/muster_codec.h"
 #include "transport/muster_loop.h"
 
+#define PAUSE_NS 2000000
+#define PENDING_BYTES 65536 /* from then on whoever adds a line writes */
+
 struct muster_journal {
     int fd;
     bool json;
     enum log_level level;
+    pthread_mutex_t writing; /* guards the descriptor and `out`; taken before `lock` */
+    struct muster_buf out;   /* what is being written */
+    pthread_mutex_t lock;    /* guards what follows */
+    struct muster_buf pending;
+    int64_t written_ns; /* when the last write began */
+    pthread_cond_t wake;
+    bool has_writer, writer_sleeps, ends;
+    pthread_t writer;
 };
+
+/* ---- writing ---- */
+
+static void
+flush(struct muster_journal *journal)
+{
+    struct muster_buf empty;
+    size_t done = 0;
+
+    pthread_mutex_lock(&journal->writing);
+    empty = journal->out;
+    pthread_mutex_lock(&journal->lock);
+    journal->out = journal->pending;
+    journal->pending = empty;
+    journal->written_ns = muster_uptime_ns();
+    pthread_mutex_unlock(&journal->lock);
+    while (done < journal->out.size) {
+        ssize_t sent = write(journal->fd, journal->out.data + done, journal->out.size - done);
+
+        if (sent <= 0)
+            break; /* nobody reads the log any more; the work goes on */
+        done += (size_t)sent;
+    }
+    muster_buf_clear(&journal->out);
+    pthread_mutex_unlock(&journal->writing);
+}
+
+static void *
+write_gathered(void *arg)
+{
+    static const struct timespec pause = {.tv_nsec = PAUSE_NS};
+    struct muster_journal *journal = arg;
+    bool ends = false;
+
+    while (!ends) {
+        pthread_mutex_lock(&journal->lock);
+        while (journal->pending.size == 0 && !journal->ends) {
+            journal->writer_sleeps = true;
+            pthread_cond_wait(&journal->wake, &journal->lock);
+            journal->writer_sleeps = false;
+        }
+        ends = journal->ends;
+        pthread_mutex_unlock(&journal->lock);
+        if (!ends)
+            (void)nanosleep(&pause, NULL);
+        flush(journal);
+    }
+    return NULL;
+}
+
+/* Under the lock.  It takes no signals: they are the program's.  False: there can be none. */
+static bool
+has_writer(struct muster_journal *journal)
+{
+    sigset_t all, before;
+
+    if (journal->has_writer)
+        return true;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    journal->has_writer = pthread_create(&journal->writer, NULL, write_gathered, journal) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return journal->has_writer;
+}
+
+static void
+add_line(struct muster_journal *journal, const struct muster_buf *line, bool at_once)
+{
+    int64_t now_ns = muster_uptime_ns();
+
+    pthread_mutex_lock(&journal->lock);
+    muster_buf_add(&journal->pending, line->data, line->size);
+    at_once = at_once || now_ns - journal->written_ns >= PAUSE_NS || journal->pending.size >= PENDING_BYTES ||
+              !has_writer(journal);
+    if (!at_once && journal->writer_sleeps)
+        pthread_cond_signal(&journal->wake);
+    pthread_mutex_unlock(&journal->lock);
+    if (at_once)
+        flush(journal);
+}
+
+/* ---- birth and death ---- */
 
 struct muster_journal *
 muster_journal_new(int fd, const struct log_options *options)
 {
     struct muster_journal *journal = muster_alloc(sizeof *journal);
 
+    pthread_mutex_init(&journal->writing, NULL);
+    pthread_mutex_init(&journal->lock, NULL);
+    pthread_cond_init(&journal->wake, NULL);
+    journal->written_ns = INT64_MIN / 2;
     journal->fd = fd;
     journal->level = options->level;
     journal->json = options->format == log_format_JSON || (options->format == log_format_AUTO && !isatty(fd));
@@ -30,10 +132,27 @@ muster_journal_new(int fd, const struct log_options *options)
 void
 muster_journal_free(struct muster_journal **journal_p)
 {
-    if (*journal_p)
-        free(*journal_p);
+    struct muster_journal *journal = *journal_p;
+
+    if (journal == NULL)
+        return;
     *journal_p = NULL;
+    pthread_mutex_lock(&journal->lock);
+    journal->ends = true;
+    pthread_cond_signal(&journal->wake);
+    pthread_mutex_unlock(&journal->lock);
+    if (journal->has_writer)
+        pthread_join(journal->writer, NULL);
+    flush(journal);
+    muster_buf_free(&journal->pending);
+    muster_buf_free(&journal->out);
+    pthread_cond_destroy(&journal->wake);
+    pthread_mutex_destroy(&journal->lock);
+    pthread_mutex_destroy(&journal->writing);
+    free(journal);
 }
+
+/* ---- lines ---- */
 
 static void
 add_time(struct muster_buf *line, int64_t now_ms)
@@ -112,7 +231,7 @@ muster_journal_write(struct muster_journal *journal, enum log_level level, const
                      const struct muster_say *says, size_t count)
 {
     struct muster_buf line = {0};
-    size_t i, done = 0;
+    size_t i;
 
     if (level < journal->level)
         return;
@@ -120,12 +239,6 @@ muster_journal_write(struct muster_journal *journal, enum log_level level, const
     for (i = 0; i < count; i++)
         add_say(&line, journal->json, &says[i]);
     muster_buf_str(&line, journal->json ? "}\n" : "\n");
-    while (done < line.size) {
-        ssize_t sent = write(journal->fd, line.data + done, line.size - done);
-
-        if (sent <= 0)
-            break; /* nobody reads the log any more; the work goes on */
-        done += (size_t)sent;
-    }
+    add_line(journal, &line, level >= log_level_WARNING);
     muster_buf_free(&line);
 }

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* The log that people and their tools read: one line an entry on a descriptor, JSON or readable.
  *
- * Entries have a stable id ("agent-hang") that can be searched for.  Each line is one write, so lines never mix.  Any
- * thread.  A reader that does not read makes writers wait, as with any standard error. */
+ * Entries have a stable id ("agent-hang") that can be searched for.  Lines never mix, and stand in the order in which
+ * they were written.  Any thread.  A line that is a WARNING or heavier, or the first one after 2 ms, is with the system
+ * when the call returns; others follow together within 2 ms, so a killed process may miss those.  A reader that does
+ * not read makes writers wait, as with any standard error. */
 #ifndef MUSTER_JOURNAL_H
 #define MUSTER_JOURNAL_H
 
@@ -11,6 +13,7 @@
 struct muster_journal;
 /* Writes to `fd`, which stays the caller's. */
 struct muster_journal *muster_journal_new(int fd, const struct log_options *options);
+/* What is left is written. */
 void muster_journal_free(struct muster_journal **journal_p);
 
 /* One more thing to say in a line: a text, or a number when `text` is NULL. */
