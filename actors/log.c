@@ -63,11 +63,12 @@ log_init(void *state, struct muster_ctx *ctx, const void *config)
 }
 
 static void
-flush(struct log_actor *self, const struct store_answer *answer)
+flush(struct log_actor *self, const struct store_answer *answer, bool lazy)
 {
     struct store_commit commit = {
         .events = {self->pending, self->count},
         .answers = {answer, answer ? 1 : 0},
+        .lazy = lazy,
     };
     struct store_put *puts;
     size_t i;
@@ -92,7 +93,7 @@ log_fini(void *state)
 {
     struct log_actor *self = state;
 
-    flush(self, NULL);
+    flush(self, NULL, false);
     outbox_fini(&self->outbox);
     muster_arena_free(&self->arena);
     free(self->pending);
@@ -285,7 +286,7 @@ on_log_append(struct log_actor *self, const struct log_append *in)
     if (in->put)
         keep_record(self, in->put, &id);
     if (self->bytes >= FLUSH_BYTES)
-        flush(self, NULL);
+        flush(self, NULL, false);
     else if (!waiting)
         muster_timer_in(self->ctx, FLUSH_MS, TIMER_FLUSH);
     return MUSTER_OK;
@@ -309,7 +310,7 @@ MUSTER_ON(log_actor, log_report);
 static muster_err
 on_log_report(struct log_actor *self, const struct log_report *in)
 {
-    flush(self, NULL);
+    flush(self, NULL, true); /* the end of the job is written in a moment */
     outbox_tell(&self->outbox, self->ctx, MUSTER_QUEUE, &queue_report_type, in->report);
     if (outbox_waiting(&self->outbox))
         muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
@@ -331,7 +332,7 @@ on_log_flush(struct log_actor *self, const struct log_flush *in)
         .to = muster_caller_address(caller),
         .ok = {(const uint8_t *)ok.data, ok.size},
     };
-    flush(self, answer.to[0] ? &answer : NULL);
+    flush(self, answer.to[0] ? &answer : NULL, false);
     muster_buf_free(&ok);
     muster_caller_free(&caller);
     return MUSTER_OK;
@@ -343,7 +344,7 @@ on_timer(void *state, uint64_t key)
     struct log_actor *self = state;
 
     if (key == TIMER_FLUSH) {
-        flush(self, NULL);
+        flush(self, NULL, false);
     } else {
         outbox_push(&self->outbox, self->ctx);
         if (outbox_waiting(&self->outbox))

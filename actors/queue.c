@@ -228,24 +228,34 @@ on_queue_report(struct queue_actor *self, const struct queue_report *in)
 
 /* ---- commits come back ---- */
 
-MUSTER_ON(queue_actor, queue_written);
-static muster_err
-on_queue_written(struct queue_actor *self, const struct queue_written *in)
+/* What was last written of a job, or of a team. */
+static void
+take_written(struct queue_actor *self, const struct muster_id *id, bool failed)
 {
-    struct queue_job *job = queue_job_find(&self->table, &in->job);
+    struct queue_job *job = queue_job_find(&self->table, id);
 
     if (job == NULL)
-        queue_pause_written(self, in);
-    else if (job->handovers > 0) /* the store answers in order, and nothing of a job is written beside them */
-        queue_handed(self, job, in->failed);
-    else if (job->phase == PHASE_FINISH && in->failed)
+        queue_pause_written(self, id, failed);
+    else if (job->handovers > 0) /* the store tells in order, and nothing of a job is written beside them */
+        queue_handed(self, job, failed);
+    else if (job->phase == PHASE_FINISH && failed)
         queue_commit_later(self, job);
     else if (job->phase == PHASE_FINISH)
         queue_ended(self, job);
-    else if (job->phase == PHASE_SUBMIT && in->failed)
+    else if (job->phase == PHASE_SUBMIT && failed)
         queue_refused(self, job);
     else if (job->phase == PHASE_SUBMIT)
         queue_taken(self, job);
+}
+
+MUSTER_ON(queue_actor, store_written);
+static muster_err
+on_store_written(struct queue_actor *self, const struct store_written *in)
+{
+    size_t i;
+
+    for (i = 0; i < in->commits.count; i++)
+        take_written(self, &in->commits.items[i].about, in->failed);
     queue_dispatch(self);
     return MUSTER_OK;
 }
@@ -377,7 +387,7 @@ static const struct muster_handler handlers[] = {
     MUSTER_ROW(queue_place),   MUSTER_ROW(queue_pause),
     MUSTER_ROW(queue_ready),   MUSTER_ROW(queue_node),
     MUSTER_ROW(queue_report),  MUSTER_ROW(queue_drain),
-    MUSTER_ROW(queue_written), {NULL, NULL},
+    MUSTER_ROW(store_written), {NULL, NULL},
 };
 
 const struct muster_actor_class muster_queue_class = {

@@ -34,14 +34,18 @@ write_change(struct queue_actor *self, const struct queue_team *team, const stru
     struct store_put put = {.record = team_state_type.wire, .value = queue_pack(&team_state_type, &state, arena)};
     struct log_entry event = {
         .at_ms = state.changed_ms, .team = team->name, .trace = muster_ctx_envelope(self->ctx)->trace};
-    struct store_answer answers[2] = {queue_answer_written(self->ctx, &team->state_id, arena)};
-    struct store_commit commit = {.puts = {&put, 1}, .entries = {&event, 1}, .answers = {answers, 1}};
+    struct store_answer answer;
+    struct store_commit commit = {
+        .puts = {&put, 1}, .entries = {&event, 1}, .writer = muster_ctx_address(self->ctx), .about = team->state_id};
 
     event.type = asked->paused ? team_paused_type.wire : team_resumed_type.wire;
     event.body =
         asked->paused ? queue_pack(&team_paused_type, &paused, arena) : queue_pack(&team_resumed_type, &resumed, arena);
-    if (*muster_caller_address(asked->caller))
-        answers[commit.answers.count++] = queue_answer_caller(asked->caller, &queue_paused_type, &told, arena);
+    if (*muster_caller_address(asked->caller)) {
+        answer = queue_answer_caller(asked->caller, &queue_paused_type, &told, arena);
+        commit.answers.items = &answer;
+        commit.answers.count = 1;
+    }
     return muster_tell(self->ctx, MUSTER_STORE, &store_commit_type, &commit);
 }
 
@@ -159,7 +163,7 @@ queue_pause_recover(struct queue_actor *self)
 }
 
 void
-queue_pause_written(struct queue_actor *self, const struct queue_written *in)
+queue_pause_written(struct queue_actor *self, const struct muster_id *state_id, bool failed)
 {
     struct queue_table *table = &self->table;
     size_t i;
@@ -167,11 +171,11 @@ queue_pause_written(struct queue_actor *self, const struct queue_written *in)
     for (i = 0; i < table->team_count; i++) {
         struct queue_team *team = &table->teams[i];
 
-        if (!muster_id_equal(&team->state_id, &in->job) || team->options == NULL)
+        if (!muster_id_equal(&team->state_id, state_id) || team->options == NULL)
             continue;
         if (!team->changing) /* of a former life of this actor */
             (void)recover_team(self, team);
-        else if (in->failed == team->change_to) /* a pause that failed, or a resume that did not */
+        else if (failed == team->change_to) /* a pause that failed, or a resume that did not */
             team->paused = false;
         team->changing = false;
         team->dirty = true;

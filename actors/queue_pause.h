@@ -12,7 +12,7 @@
 /* See queue.pause.  MUSTER_TEAM_NOT_FOUND. */
 muster_err queue_pause_take(struct queue_actor *self, const struct queue_pause *in);
 /* From the store, for the id of a team_state: it is on disk, or is not. */
-void queue_pause_written(struct queue_actor *self, const struct queue_written *in);
+void queue_pause_written(struct queue_actor *self, const struct muster_id *state_id, bool failed);
 /* Find out which teams are paused.  MUSTER_STORAGE_ERROR. */
 muster_err queue_pause_recover(struct queue_actor *self);
 void queue_pause_fini(struct queue_table *table);

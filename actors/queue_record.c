@@ -84,18 +84,6 @@ message_of(const struct muster_type *type, const void *body, const char *trace, 
     return message;
 }
 
-struct store_answer
-queue_answer_written(struct muster_ctx *ctx, const struct muster_id *id, struct muster_arena *arena)
-{
-    struct queue_written body = {.job = *id};
-    struct store_answer answer = {.to = muster_ctx_address(ctx)};
-
-    answer.ok = message_of(&queue_written_type, &body, NULL, arena);
-    body.failed = true;
-    answer.no = message_of(&queue_written_type, &body, NULL, arena);
-    return answer;
-}
-
 bool
 queue_is_awaited(const struct queue_report *report)
 {
@@ -202,13 +190,17 @@ queue_record_submit(struct muster_ctx *ctx, const struct queue_job *job, const s
     struct job_queued queued = {.priority = job->priority, .position = record->position};
     struct store_put puts[2] = {put(&job_type, record, arena)};
     struct log_entry event = entry(ctx, job, &job_queued_type, &queued, arena);
-    struct store_answer answers[2] = {queue_answer_written(ctx, &job->id, arena)};
-    struct store_commit commit = {.puts = {puts, 1}, .entries = {&event, 1}, .answers = {answers, 1}};
+    struct store_answer answer;
+    struct store_commit commit = {
+        .puts = {puts, 1}, .entries = {&event, 1}, .writer = muster_ctx_address(ctx), .about = job->id};
 
     if (original)
         puts[commit.puts.count++] = put(&job_type, original, arena);
-    if (muster_ctx_envelope(ctx)->reply_to[0] != '\0')
-        answers[commit.answers.count++] = accepted(ctx, record, arena);
+    if (muster_ctx_envelope(ctx)->reply_to[0] != '\0') {
+        answer = accepted(ctx, record, arena);
+        commit.answers.items = &answer;
+        commit.answers.count = 1;
+    }
     return muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit);
 }
 
@@ -308,7 +300,7 @@ void
 queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report)
 {
     struct delivery delivery = {.id = job->id, .state = delivery_state_PENDING};
-    struct store_answer *answers;
+    struct store_answer *answer;
     struct log_entry *event;
     struct store_put *puts;
     bool readable;
@@ -321,21 +313,22 @@ queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct que
         make_writable(ctx, job, job->final);
     puts = muster_arena_alloc(job->arena, 2 * sizeof *puts);
     event = muster_arena_alloc(job->arena, sizeof *event);
-    answers = muster_arena_alloc(job->arena, 2 * sizeof *answers);
+    answer = muster_arena_alloc(job->arena, sizeof *answer);
     if (readable)
         puts[count++] = put(&job_type, job->final, job->arena);
     if (job->final->callback)
         puts[count++] = put(&delivery_type, &delivery, job->arena);
     *event = final_entry(ctx, job, job->final);
-    answers[0] = queue_answer_written(ctx, &job->id, job->arena);
     if (queue_is_awaited(report))
-        answers[1] = reported(report, job->arena);
+        *answer = reported(report, job->arena);
     job->commit.puts.items = puts;
     job->commit.puts.count = count;
     job->commit.entries.items = event;
     job->commit.entries.count = 1;
-    job->commit.answers.items = answers;
-    job->commit.answers.count = queue_is_awaited(report) ? 2 : 1;
+    job->commit.answers.items = answer;
+    job->commit.answers.count = queue_is_awaited(report) ? 1 : 0;
+    job->commit.writer = muster_ctx_address(ctx);
+    job->commit.about = job->id;
 }
 
 /* ---- between ---- */
@@ -379,11 +372,9 @@ queue_record_handover(struct muster_ctx *ctx, const struct job *record, const st
 {
     struct muster_arena *arena = muster_ctx_arena(ctx);
     struct store_put one = put(&job_type, record, arena);
-    struct store_answer answers[2] = {
-        {.to = MUSTER_NODES, .ok = message_of(&agent_run_type, run, run->trace, arena)}, /* before the queue is told */
-        queue_answer_written(ctx, &record->id, arena),
-    };
-    struct store_commit commit = {.puts = {&one, 1}, .answers = {answers, 2}};
+    struct store_answer told = {.to = MUSTER_NODES, .ok = message_of(&agent_run_type, run, run->trace, arena)};
+    struct store_commit commit = {
+        .puts = {&one, 1}, .answers = {&told, 1}, .writer = muster_ctx_address(ctx), .about = record->id};
 
     return muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit);
 }

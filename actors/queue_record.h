@@ -19,12 +19,12 @@ void queue_record_note(struct muster_ctx *ctx, const struct job *record);
 void queue_record_begin(struct muster_ctx *ctx, const struct queue_team *team, const struct muster_envelope *envelope,
                         struct job *record);
 /* Write a new job with its job.queued, and `original` (may be NULL), the job that it repeats; then tell the queue
- * (queue.written) and the caller (queue.accepted).  MUSTER_OVERLOADED: nothing was begun. */
+ * (store.written) and the caller (queue.accepted).  MUSTER_OVERLOADED: nothing was begun. */
 muster_err queue_record_submit(struct muster_ctx *ctx, const struct queue_job *job, const struct job *record,
                                const struct job *original);
 /* Prepare job->commit: its end as `report` says, with its last event and its callback. */
 void queue_record_end(struct muster_ctx *ctx, struct queue_job *job, const struct queue_report *report);
-/* Write `record`, the next attempt at a worker, and then have nodes hand `run` to it; the queue gets queue.written for
+/* Write `record`, the next attempt at a worker, and then have nodes hand `run` to it; the queue gets store.written for
  * it too.  MUSTER_OVERLOADED: nothing was begun. */
 muster_err queue_record_handover(struct muster_ctx *ctx, const struct job *record, const struct agent_run *run);
 /* Write that it waits for another attempt.  False: it is not written, and whoever is to get queue.reported is not told;
@@ -47,9 +47,6 @@ struct muster_bytes queue_pack(const struct muster_type *type, const void *body,
 bool queue_is_awaited(const struct queue_report *report);
 /* What they get. */
 struct queue_reported queue_reported_of(const struct queue_report *report);
-/* The queue gets queue.written with that id. */
-struct store_answer queue_answer_written(struct muster_ctx *ctx, const struct muster_id *id,
-                                         struct muster_arena *arena);
 /* A caller gets that body, or the store's reason. */
 struct store_answer queue_answer_caller(const struct muster_caller *caller, const struct muster_type *type,
                                         const void *body, struct muster_arena *arena);

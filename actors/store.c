@@ -3,6 +3,7 @@
  * everybody.
  *
  * Durable events get their number here, on their way to the disk, and go to the log for publishing once they are there.
+ * What may wait (`lazy`) is written with whatever is committed next, in the order in which it came.
  * A commit that fails (no room) changes nothing: everybody in it is told so, and the next one is tried afresh.
  * Persists everything; on restart there is nothing to rebuild.  Mailbox full: senders are told OVERLOADED. */
 #include <stdlib.h>
@@ -18,24 +19,24 @@
 #define SWEEP_ROWS 1000   /* removed in one commit */
 #define SWEEP_PAUSE_MS 10 /* between two of these while there is more */
 
-enum { TIMER_SWEEP = 1, TIMER_OUTBOX };
+#define LAZY_MS 5 /* what may wait for another commit waits so long at most */
 
-/* An answer that waits for the commit. */
-struct waiting_answer {
-    char *to;
-    struct muster_buf ok, no;
-};
+enum { TIMER_SWEEP = 1, TIMER_OUTBOX, TIMER_LAZY };
 
 struct store_actor {
-    struct muster_ctx *ctx;         /* borrowed; outlives us */
-    struct muster_batch *batch;     /* what the next commit writes */
-    struct waiting_answer *answers; /* who is told after it */
+    struct muster_ctx *ctx;       /* borrowed; outlives us */
+    struct muster_batch *batch;   /* what the next commit writes */
+    struct store_answer *answers; /* who is told after it */
     size_t answer_count, answer_capacity;
+    const char **writers;       /* who gets store.written */
+    struct store_about *abouts; /* of what, side by side */
+    size_t writer_count, writer_capacity;
     struct event *durable; /* what is published after it; texts in `arena` */
     size_t durable_count, durable_capacity;
-    struct muster_arena *arena; /* cleared with each commit */
+    struct muster_arena *arena; /* of all these; cleared with each commit */
     struct outbox outbox;       /* towards the log */
-    bool dirty;                 /* something is to be committed */
+    bool dirty;                 /* something is to be committed now, */
+    bool lazy;                  /* or when the timer rings */
     bool failing;               /* the last commit failed */
 };
 
@@ -55,6 +56,16 @@ store_init(void *state, struct muster_ctx *ctx, const void *config)
 
 /* ---- answers ---- */
 
+static struct muster_bytes
+copy_bytes(struct store_actor *self, struct muster_bytes bytes)
+{
+    uint8_t *copy = muster_arena_alloc(self->arena, bytes.size);
+
+    if (bytes.size > 0)
+        memcpy(copy, bytes.data, bytes.size);
+    return (struct muster_bytes){copy, bytes.size};
+}
+
 static void
 keep_answers(struct store_actor *self, const struct store_commit *in)
 {
@@ -62,17 +73,30 @@ keep_answers(struct store_actor *self, const struct store_commit *in)
 
     for (i = 0; i < in->answers.count; i++) {
         const struct store_answer *answer = &in->answers.items[i];
-        struct waiting_answer *kept;
 
         if (self->answer_count == self->answer_capacity) {
             self->answer_capacity = self->answer_capacity ? 2 * self->answer_capacity : 64;
             self->answers = muster_realloc(self->answers, self->answer_capacity * sizeof *self->answers);
         }
-        kept = &self->answers[self->answer_count++];
-        *kept = (struct waiting_answer){.to = muster_strdup(answer->to)};
-        muster_buf_add(&kept->ok, answer->ok.data, answer->ok.size);
-        muster_buf_add(&kept->no, answer->no.data, answer->no.size);
+        self->answers[self->answer_count++] =
+            (struct store_answer){.to = muster_arena_str(self->arena, answer->to, strlen(answer->to)),
+                                  .ok = copy_bytes(self, answer->ok),
+                                  .no = copy_bytes(self, answer->no)};
     }
+}
+
+static void
+keep_writer(struct store_actor *self, const struct store_commit *in)
+{
+    if (in->writer == NULL || *in->writer == '\0')
+        return;
+    if (self->writer_count == self->writer_capacity) {
+        self->writer_capacity = self->writer_capacity ? 2 * self->writer_capacity : 64;
+        self->writers = muster_realloc(self->writers, self->writer_capacity * sizeof *self->writers);
+        self->abouts = muster_realloc(self->abouts, self->writer_capacity * sizeof *self->abouts);
+    }
+    self->writers[self->writer_count] = muster_arena_str(self->arena, in->writer, strlen(in->writer));
+    self->abouts[self->writer_count++].about = in->about;
 }
 
 static void
@@ -84,9 +108,9 @@ await_outbox(struct store_actor *self)
 
 /* A caller may be gone, an actor may be full: then it is told later. */
 static void
-send_answer(struct store_actor *self, const struct waiting_answer *answer, muster_err err)
+send_answer(struct store_actor *self, const struct store_answer *answer, muster_err err)
 {
-    const struct muster_buf *message = err ? &answer->no : &answer->ok;
+    const struct muster_bytes *message = err ? &answer->no : &answer->ok;
 
     if (message->size > 0)
         outbox_send(&self->outbox, self->ctx, answer->to, message->data, message->size);
@@ -95,19 +119,35 @@ send_answer(struct store_actor *self, const struct waiting_answer *answer, muste
     await_outbox(self);
 }
 
-/* Tell everybody from number `from` on. */
+/* Tell each writer once of all its commits that stand together, from number `from` on. */
 static void
-send_answers(struct store_actor *self, size_t from, muster_err err)
+send_written(struct store_actor *self, size_t from, muster_err err)
+{
+    size_t at, end;
+
+    for (at = from; at < self->writer_count; at = end) {
+        struct store_written written = {.failed = err != MUSTER_OK};
+
+        for (end = at + 1; end < self->writer_count && strcmp(self->writers[at], self->writers[end]) == 0; end++)
+            ;
+        written.commits.items = &self->abouts[at];
+        written.commits.count = end - at;
+        outbox_tell(&self->outbox, self->ctx, self->writers[at], &store_written_type, &written);
+        await_outbox(self);
+    }
+    self->writer_count = from;
+}
+
+/* Tell everybody from these numbers on. */
+static void
+send_answers(struct store_actor *self, size_t from, size_t from_writer, muster_err err)
 {
     size_t i;
 
-    for (i = from; i < self->answer_count; i++) {
+    for (i = from; i < self->answer_count; i++)
         send_answer(self, &self->answers[i], err);
-        free(self->answers[i].to);
-        muster_buf_free(&self->answers[i].ok);
-        muster_buf_free(&self->answers[i].no);
-    }
     self->answer_count = from;
+    send_written(self, from_writer, err);
 }
 
 /* ---- collecting ---- */
@@ -160,15 +200,12 @@ static void
 collect_entry(struct store_actor *self, const struct log_entry *entry)
 {
     struct event *event;
-    uint8_t *body;
 
     if (self->durable_count == self->durable_capacity) {
         self->durable_capacity = self->durable_capacity ? 2 * self->durable_capacity : 64;
         self->durable = muster_realloc(self->durable, self->durable_capacity * sizeof *self->durable);
     }
     event = &self->durable[self->durable_count++];
-    body = muster_arena_alloc(self->arena, entry->body.size);
-    memcpy(body, entry->body.data, entry->body.size);
     *event = (struct event){
         .seq = muster_log_number(muster_ctx_store(self->ctx)),
         .at_ms = entry->at_ms,
@@ -177,9 +214,17 @@ collect_entry(struct store_actor *self, const struct log_entry *entry)
         .job = entry->job,
         .attempt = entry->attempt,
         .trace = entry->trace ? muster_arena_str(self->arena, entry->trace, strlen(entry->trace)) : NULL,
-        .body = {body, entry->body.size},
+        .body = copy_bytes(self, entry->body),
     };
     muster_batch_append(self->batch, event);
+}
+
+static void
+wait_for_others(struct store_actor *self)
+{
+    if (!self->lazy)
+        muster_timer_in(self->ctx, LAZY_MS, TIMER_LAZY);
+    self->lazy = true;
 }
 
 static void commit(struct store_actor *self);
@@ -188,20 +233,24 @@ MUSTER_ON(store_actor, store_commit);
 static muster_err
 on_store_commit(struct store_actor *self, const struct store_commit *in)
 {
-    size_t first_answer = self->answer_count, i;
+    size_t first_answer = self->answer_count, first_writer = self->writer_count, i;
     muster_err err;
 
     keep_answers(self, in);
+    keep_writer(self, in);
     err = collect_puts(self, in);
     if (err) { /* only our own actors send commits, so this is a mistake of theirs; nobody may wait for ever */
-        send_answers(self, first_answer, err);
+        send_answers(self, first_answer, first_writer, err);
         return err;
     }
     for (i = 0; i < in->events.count; i++)
         muster_batch_append(self->batch, &in->events.items[i]);
     for (i = 0; i < in->entries.count; i++)
         collect_entry(self, &in->entries.items[i]);
-    self->dirty = true;
+    if (in->lazy)
+        wait_for_others(self);
+    else
+        self->dirty = true;
     if (muster_batch_bytes(self->batch) >= COMMIT_BYTES)
         commit(self);
     return MUSTER_OK;
@@ -247,11 +296,13 @@ commit(struct store_actor *self)
 {
     muster_err err;
 
-    self->dirty = false;
+    if (self->lazy)
+        muster_timer_end(self->ctx, TIMER_LAZY);
+    self->dirty = self->lazy = false;
     err = muster_batch_commit(self->batch);
     tell_health(self, err);
     publish_durable(self, err);
-    send_answers(self, 0, err);
+    send_answers(self, 0, 0, err);
     self->durable_count = 0;
     muster_arena_clear(self->arena);
 }
@@ -282,10 +333,12 @@ on_timer(void *state, uint64_t key)
 
     if (key == TIMER_SWEEP) {
         sweep(self);
-        return;
+    } else if (key == TIMER_LAZY) {
+        self->dirty = true; /* the end of this batch commits */
+    } else {
+        outbox_push(&self->outbox, self->ctx);
+        await_outbox(self);
     }
-    outbox_push(&self->outbox, self->ctx);
-    await_outbox(self);
 }
 
 static void
@@ -293,9 +346,12 @@ store_fini(void *state)
 {
     struct store_actor *self = state;
 
-    on_idle(self);
+    if (self->dirty || self->lazy)
+        commit(self);
     outbox_fini(&self->outbox);
     free(self->answers);
+    free(self->writers);
+    free(self->abouts);
     free(self->durable);
     muster_batch_free(&self->batch);
     muster_arena_free(&self->arena);

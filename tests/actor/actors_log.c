@@ -64,10 +64,13 @@ Test(log, a_report_goes_on_behind_the_events)
     struct muster_id job = muster_id_new(FAKE_START_MS);
     struct queue_report report = {.job = job, .attempt = 1, .state = job_state_COMPLETED};
     struct log_report body = {.report = &report};
+    const struct fake_sent *sent;
 
     append(ctx, &job, "one");
     fake_call(ctx, "", 0, &log_report_type, &body);
-    cr_assert_eq(fake_take(ctx)->type, &store_commit_type, "first what was said is written");
+    sent = fake_take(ctx);
+    cr_assert_eq(sent->type, &store_commit_type, "first what was said is written");
+    cr_assert(((const struct store_commit *)sent->body)->lazy, "together with the end of the job");
     cr_assert_eq(fake_take(ctx)->type, &queue_report_type);
     fake_free(&ctx);
 }

@@ -834,8 +834,7 @@ send_answers(struct model *model, const struct store_commit *commit, bool failed
 
     for (i = 0; i < commit->answers.count; i++) {
         const struct store_answer *answer = &commit->answers.items[i];
-        bool mine = strcmp(answer->to, MUSTER_QUEUE) == 0;
-        struct muster_bytes message = failed && mine ? answer->no : answer->ok;
+        struct muster_bytes message = answer->ok;
         struct failed body = {.code = muster_err_code(MUSTER_STORAGE_FULL)};
         const struct muster_type *type = NULL;
         void *decoded;
@@ -847,13 +846,15 @@ send_answers(struct model *model, const struct store_commit *commit, bool failed
                 type = muster_messages[at];
         decoded = muster_arena_alloc(arena, type->size);
         cr_assert_eq(muster_unpack(type, envelope.body.data, envelope.body.size, arena, decoded, NULL), MUSTER_OK);
-        if (mine && to_queue)
-            fake_deliver(model->ctx, &envelope, type, decoded);
-        else if (!mine && failed)
+        if (failed)
             see_told(model, &envelope, &failed_type, &body);
-        else if (!mine)
+        else
             see_told(model, &envelope, type, decoded);
     }
+    if (commit->writer && *commit->writer && to_queue)
+        fake_deliver(model->ctx, &(struct muster_envelope){.reply_to = "", .trace = "", .principal.name = ""},
+                     &store_written_type,
+                     &(struct store_written){.commits = {&(struct store_about){commit->about}, 1}, .failed = failed});
     muster_arena_free(&arena);
 }
 

@@ -161,3 +161,137 @@ Test(store, a_full_actor_is_told_later)
     cr_assert_eq(fake_take_to(ctx, "caller/1")->envelope.id, 5);
     fake_free(&ctx);
 }
+
+/* ---- what may wait, and who wrote ---- */
+
+/* A job in this state, as a commit of the queue. */
+static muster_err
+write_state(struct muster_ctx *ctx, struct muster_id id, enum job_state state, bool lazy)
+{
+    struct job job = {.id = id,
+                      .kind = job_kind_ASK,
+                      .team = "t",
+                      .state = state,
+                      .prompt = "p",
+                      .priority = job_priority_NORMAL,
+                      .from = "f",
+                      .created_ms = FAKE_START_MS,
+                      .timeout_ms = 1,
+                      .max_attempts = 1};
+    struct muster_buf value = {0};
+    struct store_put put;
+    struct store_commit commit;
+    muster_err err;
+
+    muster_pack(&job_type, &job, &value);
+    put = (struct store_put){.record = "job", .value = {(uint8_t *)value.data, value.size}};
+    commit = (struct store_commit){.puts = {&put, 1}, .lazy = lazy};
+    if (!lazy) {
+        commit.writer = MUSTER_QUEUE;
+        commit.about = id;
+    }
+    err = fake_call(ctx, "", 0, &store_commit_type, &commit);
+    muster_buf_free(&value);
+    return err;
+}
+
+Test(store, what_may_wait_is_written_with_what_comes_next)
+{
+    struct muster_ctx *ctx = store_new();
+    struct muster_id id = muster_id_new(FAKE_START_MS), other = muster_id_new(FAKE_START_MS);
+    uint64_t before = commits(ctx);
+
+    cr_assert_eq(write_state(ctx, id, job_state_RUNNING, true), MUSTER_OK);
+    cr_assert_eq(commits(ctx), before);
+    cr_assert_eq(write_state(ctx, other, job_state_QUEUED, false), MUSTER_OK);
+    cr_assert_eq(commits(ctx) - before, 1);
+    cr_assert_eq(((const struct job *)fake_get(ctx, &job_type, &id))->state, job_state_RUNNING);
+    fake_advance(ctx, 10);
+    cr_assert_eq(commits(ctx) - before, 1, "nothing was left to be written");
+    fake_free(&ctx);
+}
+
+Test(store, what_may_wait_does_not_wait_long)
+{
+    struct muster_ctx *ctx = store_new();
+    struct muster_id id = muster_id_new(FAKE_START_MS);
+    uint64_t before = commits(ctx);
+
+    cr_assert_eq(write_state(ctx, id, job_state_RUNNING, true), MUSTER_OK);
+    fake_advance(ctx, 10);
+    cr_assert_eq(commits(ctx) - before, 1);
+    cr_assert_not_null(fake_get(ctx, &job_type, &id));
+    fake_free(&ctx);
+}
+
+Test(store, what_may_wait_is_written_at_the_end)
+{
+    struct muster_ctx *ctx = store_new();
+    struct muster_id id = muster_id_new(FAKE_START_MS);
+
+    cr_assert_eq(write_state(ctx, id, job_state_RUNNING, true), MUSTER_OK);
+    fake_stop(ctx);
+    cr_assert_not_null(fake_get(ctx, &job_type, &id));
+    fake_free(&ctx);
+}
+
+Test(store, what_waited_never_comes_behind_what_was_written_later)
+{
+    struct muster_ctx *ctx = store_new();
+    struct muster_id id = muster_id_new(FAKE_START_MS);
+
+    cr_assert_eq(write_state(ctx, id, job_state_RUNNING, true), MUSTER_OK);
+    cr_assert_eq(write_state(ctx, id, job_state_COMPLETED, false), MUSTER_OK);
+    fake_advance(ctx, 10);
+    cr_assert_eq(((const struct job *)fake_get(ctx, &job_type, &id))->state, job_state_COMPLETED);
+    fake_free(&ctx);
+}
+
+Test(store, a_writer_is_told_once_of_all_that_was_committed_together)
+{
+    struct muster_ctx *ctx = store_new();
+    const struct store_written *written;
+    const struct fake_sent *sent;
+    struct muster_id ids[3];
+    size_t i;
+
+    fake_batch_begin(ctx);
+    for (i = 0; i < 3; i++) {
+        ids[i] = muster_id_new(FAKE_START_MS);
+        cr_assert_eq(write_state(ctx, ids[i], job_state_QUEUED, false), MUSTER_OK);
+    }
+    cr_assert_null(fake_take_to(ctx, MUSTER_QUEUE), "before anything is on disk");
+    fake_batch_end(ctx);
+    sent = fake_take_to(ctx, MUSTER_QUEUE);
+    cr_assert_eq(sent->type, &store_written_type);
+    written = sent->body;
+    cr_assert_not(written->failed);
+    cr_assert_eq(written->commits.count, 3);
+    for (i = 0; i < 3; i++)
+        cr_assert(muster_id_equal(&written->commits.items[i].about, &ids[i]));
+    cr_assert_null(fake_take_to(ctx, MUSTER_QUEUE));
+    fake_free(&ctx);
+}
+
+Test(store, the_writer_of_a_commit_that_makes_no_sense_is_told_at_once_and_of_no_other)
+{
+    struct muster_ctx *ctx = store_new();
+    struct muster_id good = muster_id_new(FAKE_START_MS), bad = muster_id_new(FAKE_START_MS);
+    struct store_put put = {.record = "nonsense", .value = {(const uint8_t *)"x", 1}};
+    struct store_commit commit = {.puts = {&put, 1}, .writer = MUSTER_QUEUE, .about = bad};
+    const struct store_written *written;
+
+    fake_batch_begin(ctx);
+    cr_assert_eq(write_state(ctx, good, job_state_QUEUED, false), MUSTER_OK);
+    cr_assert_eq(fake_call(ctx, "", 0, &store_commit_type, &commit), MUSTER_INVALID_REQUEST);
+    written = fake_take_to(ctx, MUSTER_QUEUE)->body;
+    cr_assert(written->failed);
+    cr_assert_eq(written->commits.count, 1);
+    cr_assert(muster_id_equal(&written->commits.items[0].about, &bad));
+    fake_batch_end(ctx);
+    written = fake_take_to(ctx, MUSTER_QUEUE)->body;
+    cr_assert_not(written->failed);
+    cr_assert_eq(written->commits.count, 1);
+    cr_assert(muster_id_equal(&written->commits.items[0].about, &good));
+    fake_free(&ctx);
+}

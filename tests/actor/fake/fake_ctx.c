@@ -915,6 +915,21 @@ tell_answer(struct muster_ctx *ctx, const struct store_answer *told, muster_err 
     muster_buf_free(&frame);
 }
 
+static void
+tell_writer(struct muster_ctx *ctx, const struct store_commit *commit, muster_err err)
+{
+    struct store_about about = {.about = commit->about};
+    struct store_written body = {.commits = {&about, 1}, .failed = err != MUSTER_OK};
+    struct muster_envelope envelope = {.reply_to = "", .trace = "", .principal.name = ""};
+    struct muster_buf frame = {0};
+
+    if (commit->writer == NULL || *commit->writer == '\0')
+        return;
+    muster_envelope_pack(&envelope, &store_written_type, &body, &frame);
+    pass_frame(ctx, commit->writer, frame.data, frame.size);
+    muster_buf_free(&frame);
+}
+
 static bool
 commit_as(struct muster_ctx *ctx, muster_err err)
 {
@@ -929,6 +944,7 @@ commit_as(struct muster_ctx *ctx, muster_err err)
         write_commit(ctx, commit);
     for (i = 0; i < commit->answers.count; i++)
         tell_answer(ctx, &commit->answers.items[i], err);
+    tell_writer(ctx, commit, err);
     return true;
 }
 
