@@ -3,11 +3,11 @@
  *
  * What an agent says comes here first: its events, and behind them the report of its end, which goes on to the queue.
  * Live events are published at once and sent to the store a few milliseconds later, many together, so a sync in flight
- * never delays a chunk.  Durable events come back from the store when they are on disk and are published then.  Since
- * all publishing happens here, and a job's end comes by way of this mailbox behind the job's own events, subscribers
- * see each job's events in the order of their numbers.  Those of several jobs may overtake each other: a live event is
- * not held up by a durable one with a lower number that is being synced.  Who wants one order over all waits for
- * `settled`, which says how far nothing is missing.
+ * never delays a chunk; so are they to those who want them gathered.  Durable events come back from the store when they
+ * are on disk and are published then.  Since all publishing happens here, and a job's end comes by way of this mailbox
+ * behind the job's own events, subscribers see each job's events in the order of their numbers.  Those of several jobs
+ * may overtake each other: a live event is not held up by a durable one with a lower number that is being synced.  Who
+ * wants one order over all waits for `settled`, which says how far nothing is missing.
  *
  * A log.append may bring a record along.  It waits with the events, and goes to the store in the same commit as those
  * that came before it: so whoever reads it on disk knows that they are there too.
@@ -60,45 +60,6 @@ log_init(void *state, struct muster_ctx *ctx, const void *config)
     self->last_seq = stats.last_seq; /* nothing below is on its way */
     outbox_init(&self->outbox);
     return MUSTER_OK;
-}
-
-static void
-flush(struct log_actor *self, const struct store_answer *answer, bool lazy)
-{
-    struct store_commit commit = {
-        .events = {self->pending, self->count},
-        .answers = {answer, answer ? 1 : 0},
-        .lazy = lazy,
-    };
-    struct store_put *puts;
-    size_t i;
-
-    muster_timer_end(self->ctx, TIMER_FLUSH);
-    if (self->count == 0 && self->record_count == 0 && answer == NULL)
-        return;
-    puts = muster_arena_alloc(self->arena, (self->record_count + 1) * sizeof *puts);
-    for (i = 0; i < self->record_count; i++)
-        puts[i] = self->records[i].put;
-    commit.puts.items = puts;
-    commit.puts.count = self->record_count;
-    outbox_tell(&self->outbox, self->ctx, MUSTER_STORE, &store_commit_type, &commit);
-    if (outbox_waiting(&self->outbox))
-        muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
-    muster_arena_clear(self->arena);
-    self->count = self->record_count = self->bytes = 0;
-}
-
-static void
-log_fini(void *state)
-{
-    struct log_actor *self = state;
-
-    flush(self, NULL, false);
-    outbox_fini(&self->outbox);
-    muster_arena_free(&self->arena);
-    free(self->pending);
-    free(self->records);
-    free(self->open);
 }
 
 static struct muster_bytes
@@ -241,7 +202,7 @@ piece(const struct event *events, size_t count)
 
 /* In the order of their numbers. */
 static void
-publish(struct log_actor *self, const struct event *events, size_t count)
+publish(struct log_actor *self, enum muster_feed_kind kind, const struct event *events, size_t count)
 {
     size_t at, size, i;
 
@@ -249,8 +210,50 @@ publish(struct log_actor *self, const struct event *events, size_t count)
         size = piece(events + at, count - at);
         for (i = at; i < at + size; i++)
             settle(self, events[i].seq);
-        muster_publish_events(self->ctx, events + at, size, settled(self));
+        muster_publish_events(self->ctx, kind, events + at, size, settled(self));
     }
+}
+
+/* ---- on to the store ---- */
+
+static void
+flush(struct log_actor *self, const struct store_answer *answer, bool lazy)
+{
+    struct store_commit commit = {
+        .events = {self->pending, self->count},
+        .answers = {answer, answer ? 1 : 0},
+        .lazy = lazy,
+    };
+    struct store_put *puts;
+    size_t i;
+
+    muster_timer_end(self->ctx, TIMER_FLUSH);
+    if (self->count == 0 && self->record_count == 0 && answer == NULL)
+        return;
+    puts = muster_arena_alloc(self->arena, (self->record_count + 1) * sizeof *puts);
+    for (i = 0; i < self->record_count; i++)
+        puts[i] = self->records[i].put;
+    commit.puts.items = puts;
+    commit.puts.count = self->record_count;
+    outbox_tell(&self->outbox, self->ctx, MUSTER_STORE, &store_commit_type, &commit);
+    if (outbox_waiting(&self->outbox))
+        muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
+    publish(self, MUSTER_FEED_GATHERED, self->pending, self->count);
+    muster_arena_clear(self->arena);
+    self->count = self->record_count = self->bytes = 0;
+}
+
+static void
+log_fini(void *state)
+{
+    struct log_actor *self = state;
+
+    flush(self, NULL, false);
+    outbox_fini(&self->outbox);
+    muster_arena_free(&self->arena);
+    free(self->pending);
+    free(self->records);
+    free(self->open);
 }
 
 MUSTER_ON(log_actor, log_append);
@@ -282,7 +285,7 @@ on_log_append(struct log_actor *self, const struct log_append *in)
 
         keep(self, &events[i]);
     }
-    publish(self, events, in->entries.count);
+    publish(self, MUSTER_FEED_LIVE, events, in->entries.count);
     if (in->put)
         keep_record(self, in->put, &id);
     if (self->bytes >= FLUSH_BYTES)
@@ -298,11 +301,11 @@ on_log_publish(struct log_actor *self, const struct log_publish *in)
 {
     size_t i;
 
-    publish(self, in->events.items, in->events.count);
+    publish(self, MUSTER_FEED_DURABLE, in->events.items, in->events.count);
     for (i = 0; i < in->lost.count; i++)
         settle(self, in->lost.items[i].seq);
     if (in->lost.count > 0)
-        muster_publish_events(self->ctx, NULL, 0, settled(self));
+        muster_publish_events(self->ctx, MUSTER_FEED_DURABLE, NULL, 0, settled(self));
     return MUSTER_OK;
 }
 

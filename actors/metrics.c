@@ -86,7 +86,7 @@ init(void *arg, struct muster_ctx *ctx, const void *config)
 
     (void)config;
     self->ctx = ctx;
-    muster_events_subscribe(ctx);
+    muster_events_subscribe(ctx, MUSTER_FEED_GATHERED | MUSTER_FEED_DURABLE);
     return MUSTER_OK;
 }
 

@@ -107,8 +107,12 @@ const struct muster_principal *muster_caller_principal(const struct muster_calle
 /* ---- the board: what readers on other threads see ---- */
 
 void muster_publish(struct muster_ctx *ctx, const char *name, void *object, void (*destroy)(void *object));
-/* Publish to the subscribers of events; see feed.events for `settled`.  Only the log does. */
-void muster_publish_events(struct muster_ctx *ctx, const struct event *events, size_t count, int64_t settled);
+/* What a subscriber of events may want: live ones as they come, or all of some milliseconds in one message, which wakes
+ * it up less often; and durable ones. */
+enum muster_feed_kind { MUSTER_FEED_LIVE = 1, MUSTER_FEED_GATHERED = 2, MUSTER_FEED_DURABLE = 4 };
+/* Publish to the subscribers of that kind; see feed.events for `settled`.  Only the log does. */
+void muster_publish_events(struct muster_ctx *ctx, enum muster_feed_kind kind, const struct event *events, size_t count,
+                           int64_t settled);
 /* How far everything is published when those up to the one at `at` have been handled: between two events of a feed
  * others may come that were kept back. */
 static inline int64_t
@@ -120,7 +124,8 @@ muster_feed_settled(const struct feed_events *feed, size_t at)
 }
 /* Events that this actor's mailbox had no room for since the last call. */
 size_t muster_events_missed(struct muster_ctx *ctx);
-void muster_events_subscribe(struct muster_ctx *ctx);
+/* `kinds`: enum muster_feed_kind. */
+void muster_events_subscribe(struct muster_ctx *ctx, unsigned kinds);
 
 /* ---- the outside world ---- */
 

@@ -364,15 +364,19 @@ muster_publish(struct muster_ctx *ctx, const char *name, void *object, void (*de
 }
 
 void
-muster_publish_events(struct muster_ctx *ctx, const struct event *events, size_t count, int64_t settled)
+muster_publish_events(struct muster_ctx *ctx, enum muster_feed_kind kind, const struct event *events, size_t count,
+                      int64_t settled)
 {
     struct muster_envelope envelope = {
         .type = feed_events_type.wire, .reply_to = "", .trace = "", .principal.name = ""};
     struct feed_events body = {.events = {events, count}, .settled = settled};
+    struct muster_post *post = muster_loop_post(ctx->loop);
     struct muster_buf frame = {0};
 
+    if (!muster_feed_is_wanted(post, kind))
+        return;
     muster_envelope_pack(&envelope, &feed_events_type, &body, &frame);
-    muster_feed_publish(muster_loop_post(ctx->loop), &frame);
+    muster_feed_publish(post, kind, &frame);
 }
 
 size_t
@@ -382,9 +386,9 @@ muster_events_missed(struct muster_ctx *ctx)
 }
 
 void
-muster_events_subscribe(struct muster_ctx *ctx)
+muster_events_subscribe(struct muster_ctx *ctx, unsigned kinds)
 {
-    muster_err err = muster_feed_subscribe(ctx->house->bus, ctx->address);
+    muster_err err = muster_feed_subscribe(ctx->house->bus, ctx->address, kinds);
 
     MUSTER_ASSERT(err == MUSTER_OK); /* our own mailbox is there */
 }

@@ -172,7 +172,7 @@ init(void *arg, struct muster_ctx *ctx, const void *config)
         err = muster_store_walk(muster_ctx_store(ctx), &webhook_type, NULL, NULL, MUSTER_OLDEST_FIRST, load_hook, self);
     if (err)
         return err;
-    muster_events_subscribe(ctx);
+    muster_events_subscribe(ctx, MUSTER_FEED_DURABLE);
     self->more = true; /* whatever ended before we subscribed */
     webhook_feed_missed(self);
     on_idle(self);

@@ -149,7 +149,7 @@ on_begin(void *arg, struct muster_loop *loop)
     muster_err err;
 
     bus->loop = loop;
-    err = muster_feed_subscribe(bus->house.bus, BUS_ADDRESS);
+    err = muster_feed_subscribe(bus->house.bus, BUS_ADDRESS, MUSTER_FEED_LIVE | MUSTER_FEED_DURABLE);
     if (err)
         return err;
     bus_feed_begin(bus);

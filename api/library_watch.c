@@ -146,7 +146,7 @@ on_begin(void *arg, struct muster_loop *loop)
     struct library_watch *watch = arg;
 
     watch->loop = loop;
-    return muster_feed_subscribe(watch->house->bus, ADDRESS);
+    return muster_feed_subscribe(watch->house->bus, ADDRESS, MUSTER_FEED_LIVE | MUSTER_FEED_DURABLE);
 }
 
 static void

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* feed: one message to every subscriber's mailbox, its bytes shared and not copied.
+/* feed: one message to the mailbox of every subscriber that wants it, its bytes shared and not copied.
  *
  * Any thread subscribes, one thread publishes.  Publishing never fails: a mailbox that is full misses the message. */
 #include "transport/mail.h"
@@ -9,15 +9,16 @@ place_of(const struct muster_bus *bus, const struct mailbox *mailbox)
 {
     size_t place = 0;
 
-    while (place < bus->subscriber_count && bus->subscribers[place] != mailbox)
+    while (place < bus->subscriber_count && bus->subscribers[place].mailbox != mailbox)
         place++;
     return place;
 }
 
 muster_err
-muster_feed_subscribe(struct muster_bus *bus, const char *address)
+muster_feed_subscribe(struct muster_bus *bus, const char *address, unsigned kinds)
 {
     struct mailbox *mailbox = mailbox_find(bus, address);
+    size_t place;
     bool open;
 
     if (!mailbox)
@@ -26,11 +27,14 @@ muster_feed_subscribe(struct muster_bus *bus, const char *address)
     pthread_mutex_lock(&mailbox->lock); /* a mailbox that closes empties `push` first and leaves the feed after that */
     open = mailbox->push != NULL;
     pthread_mutex_unlock(&mailbox->lock);
-    if (open && place_of(bus, mailbox) == bus->subscriber_count) {
-        bus->subscribers = muster_realloc(bus->subscribers, (bus->subscriber_count + 1) * sizeof(struct mailbox *));
-        bus->subscribers[bus->subscriber_count++] = mailbox;
+    place = place_of(bus, mailbox);
+    if (open && place == bus->subscriber_count) {
+        bus->subscribers = muster_realloc(bus->subscribers, (place + 1) * sizeof *bus->subscribers);
+        bus->subscribers[bus->subscriber_count++].mailbox = mailbox;
         atomic_fetch_add(&mailbox->references, 1);
     }
+    if (open)
+        bus->subscribers[place].kinds = kinds;
     pthread_mutex_unlock(&bus->feed_lock);
     mailbox_release(mailbox);
     return open ? MUSTER_OK : MUSTER_NOT_FOUND;
@@ -62,8 +66,21 @@ muster_feed_unsubscribe(struct muster_bus *bus, const char *address)
     mailbox_release(mailbox);
 }
 
+bool
+muster_feed_is_wanted(struct muster_post *post, unsigned kind)
+{
+    struct muster_bus *bus = post_bus(post);
+    bool wanted = false;
+
+    pthread_mutex_lock(&bus->feed_lock);
+    for (size_t i = 0; i < bus->subscriber_count; i++)
+        wanted = wanted || (bus->subscribers[i].kinds & kind);
+    pthread_mutex_unlock(&bus->feed_lock);
+    return wanted;
+}
+
 void
-muster_feed_publish(struct muster_post *post, struct muster_buf *frame)
+muster_feed_publish(struct muster_post *post, unsigned kind, struct muster_buf *frame)
 {
     struct muster_bus *bus = post_bus(post);
     zmq_msg_t message, copy;
@@ -71,10 +88,12 @@ muster_feed_publish(struct muster_post *post, struct muster_buf *frame)
     message_take(&message, frame);
     pthread_mutex_lock(&bus->feed_lock);
     for (size_t i = 0; i < bus->subscriber_count; i++) {
+        if (!(bus->subscribers[i].kinds & kind))
+            continue;
         zmq_msg_init(&copy);
         zmq_msg_copy(&copy, &message);
-        if (mailbox_put(bus->subscribers[i], &copy))
-            atomic_fetch_add(&bus->subscribers[i]->missed, 1);
+        if (mailbox_put(bus->subscribers[i].mailbox, &copy))
+            atomic_fetch_add(&bus->subscribers[i].mailbox->missed, 1);
         zmq_msg_close(&copy);
     }
     pthread_mutex_unlock(&bus->feed_lock);

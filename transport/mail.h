@@ -26,6 +26,11 @@ struct mailbox {
     zsock_t *push;                 /* NULL once closed */
 };
 
+struct subscriber {
+    struct mailbox *mailbox; /* a reference */
+    unsigned kinds;
+};
+
 struct muster_bus {
     char id[40];               /* part of the endpoints' names: several buses share one ZeroMQ context */
     pthread_mutex_t lock;      /* guards the next three */
@@ -33,7 +38,7 @@ struct muster_bus {
     uint64_t opened;           /* mailboxes opened so far; numbers endpoints */
     uint64_t callers;          /* fresh addresses made so far */
     pthread_mutex_t feed_lock; /* guards the next two, and is held while a message goes out to all */
-    struct mailbox **subscribers;
+    struct subscriber *subscribers;
     size_t subscriber_count;
     pthread_mutex_t board_lock; /* guards `board` */
     zhashx_t *board;            /* name -> struct muster_notice */

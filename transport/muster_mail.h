@@ -42,14 +42,17 @@ muster_err muster_post_receive(struct muster_post *post, int64_t timeout_ms, int
                                struct muster_frame *out_frame);
 void muster_frame_free(struct muster_frame *frame);
 
-/* ---- the feed: everything published goes to every subscriber's mailbox ---- */
+/* ---- the feed: what is published goes to the mailbox of every subscriber that wants its kind ---- */
 
-/* From now on the mailbox `address` gets what is published; it must exist.  Any thread. */
-muster_err muster_feed_subscribe(struct muster_bus *bus, const char *address);
+/* From now on the mailbox `address` gets what is published of these kinds, bits of the caller's; it must exist.  A
+ * second time changes the kinds.  Any thread. */
+muster_err muster_feed_subscribe(struct muster_bus *bus, const char *address, unsigned kinds);
 void muster_feed_unsubscribe(struct muster_bus *bus, const char *address);
-/* Send to all subscribers, without copying the bytes for each.  A full mailbox misses the message and its gap is
+/* Does anybody want it?  Whoever subscribes before it is published gets it all the same. */
+bool muster_feed_is_wanted(struct muster_post *post, unsigned kind);
+/* Send to all who want it, without copying the bytes for each.  A full mailbox misses the message and its gap is
  * counted. One thread of a bus publishes, so that all subscribers see one order. */
-void muster_feed_publish(struct muster_post *post, struct muster_buf *frame);
+void muster_feed_publish(struct muster_post *post, unsigned kind, struct muster_buf *frame);
 /* How many messages this mailbox missed since the last call: read the log instead. */
 size_t muster_feed_missed(struct muster_bus *bus, const char *address);
 

@@ -365,7 +365,7 @@ on_begin(void *arg, struct muster_loop *loop)
 
     streams->loop = loop;
     on_tick(streams);
-    return muster_feed_subscribe(streams->server->house.bus, HUB_ADDRESS);
+    return muster_feed_subscribe(streams->server->house.bus, HUB_ADDRESS, MUSTER_FEED_LIVE | MUSTER_FEED_DURABLE);
 }
 
 static void

@@ -486,3 +486,26 @@ Test(log, settled_is_right_whatever_the_order)
     }
     fake_free(&ctx);
 }
+
+/* ---- events gathered ---- */
+
+Test(log, who_wants_events_gathered_gets_those_of_a_flush_at_once)
+{
+    struct muster_ctx *ctx = log_new();
+    struct muster_id job = muster_id_new(FAKE_START_MS);
+    struct queue_report report = {.job = job, .attempt = 1, .state = job_state_COMPLETED};
+    struct log_report body = {.report = &report};
+
+    append(ctx, &job, "one");
+    append(ctx, &job, "two");
+    cr_assert_eq(fake_event_count(ctx), 2);
+    cr_assert_eq(fake_gathered_count(ctx), 0);
+    fake_advance(ctx, 10);
+    cr_assert_eq(fake_gathered_count(ctx), 2);
+    append(ctx, &job, "three");
+    fake_call(ctx, "", 0, &log_report_type, &body);
+    cr_assert_eq(fake_gathered_count(ctx), 3, "before the end of the job is told");
+    fake_advance(ctx, 10);
+    cr_assert_eq(fake_gathered_count(ctx), 3, "none of them twice");
+    fake_free(&ctx);
+}

@@ -355,7 +355,7 @@ publish_many(struct rig *rig, const struct event *events, size_t count, int64_t 
     struct muster_buf frame = {0};
 
     muster_envelope_pack(&envelope, &feed_events_type, &feed, &frame);
-    muster_feed_publish(rig->post, &frame);
+    muster_feed_publish(rig->post, MUSTER_FEED_LIVE, &frame);
     muster_buf_free(&frame);
 }
 

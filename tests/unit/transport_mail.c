@@ -455,6 +455,63 @@ Test(mail, mailbox_may_close_while_others_send)
 
 /* ---- feed -------------------------------------------------------------------------------------------------------- */
 
+/* Publish a text of that kind. */
+static void
+publish(struct muster_post *post, unsigned kind, const char *text)
+{
+    struct muster_buf buf = {0};
+
+    muster_buf_str(&buf, text);
+    muster_feed_publish(post, kind, &buf);
+}
+
+static void
+expect_next(struct muster_post *post, const char *text)
+{
+    struct muster_frame frame;
+
+    if (text == NULL) {
+        cr_assert_eq(muster_post_receive(post, 0, -1, &frame), MUSTER_TIMEOUT);
+        return;
+    }
+    cr_assert_eq(muster_post_receive(post, 0, -1, &frame), MUSTER_OK, "%s is missing", text);
+    cr_assert_eq(frame.size, strlen(text));
+    cr_assert_eq(memcmp(frame.data, text, frame.size), 0);
+    muster_frame_free(&frame);
+}
+
+Test(feed, a_subscriber_gets_the_kinds_it_wants)
+{
+    struct muster_bus *bus = muster_bus_new();
+    struct muster_post *log = open_post(bus, "log", 10), *one = open_post(bus, "one", 10),
+                       *both = open_post(bus, "both", 10);
+
+    cr_assert_not(muster_feed_is_wanted(log, 1));
+    cr_assert_eq(muster_feed_subscribe(bus, "one", 1), MUSTER_OK);
+    cr_assert(muster_feed_is_wanted(log, 1));
+    cr_assert_not(muster_feed_is_wanted(log, 2));
+    cr_assert_eq(muster_feed_subscribe(bus, "both", 1 | 2), MUSTER_OK);
+    cr_assert(muster_feed_is_wanted(log, 2));
+    publish(log, 1, "first");
+    publish(log, 2, "second");
+    publish(log, 4, "nobody's");
+    expect_next(one, "first");
+    expect_next(one, NULL);
+    expect_next(both, "first");
+    expect_next(both, "second");
+    expect_next(both, NULL);
+    cr_assert_eq(muster_feed_subscribe(bus, "one", 2), MUSTER_OK, "it wants something else now");
+    publish(log, 1, "third");
+    publish(log, 2, "fourth");
+    expect_next(one, "fourth");
+    expect_next(one, NULL);
+    cr_assert_eq(muster_feed_missed(bus, "one"), 0, "what is not wanted is not missed");
+    muster_post_close(&log);
+    muster_post_close(&one);
+    muster_post_close(&both);
+    muster_bus_free(&bus);
+}
+
 Test(feed, every_subscriber_gets_everything_in_order)
 {
     struct muster_bus *bus = muster_bus_new();
@@ -466,14 +523,14 @@ Test(feed, every_subscriber_gets_everything_in_order)
 
     for (int i = 0; i < 3; i++) {
         subscribers[i] = open_post(bus, names[i], 100);
-        cr_assert_eq(muster_feed_subscribe(bus, names[i]), MUSTER_OK);
-        cr_assert_eq(muster_feed_subscribe(bus, names[i]), MUSTER_OK, "a second time changes nothing");
+        cr_assert_eq(muster_feed_subscribe(bus, names[i], 1), MUSTER_OK);
+        cr_assert_eq(muster_feed_subscribe(bus, names[i], 1), MUSTER_OK, "a second time changes nothing");
     }
     for (int i = 0; i < 50; i++) {
         struct muster_buf buf = {0};
 
         muster_buf_printf(&buf, "event %d, which is longer than a small message", i);
-        muster_feed_publish(store, &buf);
+        muster_feed_publish(store, 1, &buf);
         cr_assert_null(buf.data);
     }
     for (int i = 0; i < 150; i++) {
@@ -498,9 +555,9 @@ Test(feed, subscriber_shares_the_bytes)
     struct muster_buf buf = text("the very same bytes, longer than a small message");
     struct muster_frame one, two;
 
-    cr_assert_eq(muster_feed_subscribe(bus, "a"), MUSTER_OK);
-    cr_assert_eq(muster_feed_subscribe(bus, "b"), MUSTER_OK);
-    muster_feed_publish(a, &buf);
+    cr_assert_eq(muster_feed_subscribe(bus, "a", 1), MUSTER_OK);
+    cr_assert_eq(muster_feed_subscribe(bus, "b", 1), MUSTER_OK);
+    muster_feed_publish(a, 1, &buf);
     cr_assert_eq(muster_post_receive(a, 10000, -1, &one), MUSTER_OK);
     cr_assert_eq(muster_post_receive(b, 10000, -1, &two), MUSTER_OK);
     cr_assert_eq(one.data, two.data);
@@ -518,12 +575,12 @@ Test(feed, full_mailbox_misses_and_knows_how_much)
     struct muster_post *store = open_post(bus, "store", 10), *slow = open_post(bus, "slow", 2);
     struct muster_post *fast = open_post(bus, "fast", 10);
 
-    cr_assert_eq(muster_feed_subscribe(bus, "slow"), MUSTER_OK);
-    cr_assert_eq(muster_feed_subscribe(bus, "fast"), MUSTER_OK);
+    cr_assert_eq(muster_feed_subscribe(bus, "slow", 1), MUSTER_OK);
+    cr_assert_eq(muster_feed_subscribe(bus, "fast", 1), MUSTER_OK);
     for (int i = 0; i < 5; i++) {
         struct muster_buf buf = text("event");
 
-        muster_feed_publish(store, &buf);
+        muster_feed_publish(store, 1, &buf);
     }
     cr_assert_eq(muster_feed_missed(bus, "slow"), 3);
     cr_assert_eq(muster_feed_missed(bus, "slow"), 0, "counted since the last call");
@@ -544,18 +601,18 @@ Test(feed, who_unsubscribes_or_closes_gets_nothing_more)
     struct muster_buf buf = text("event");
     struct muster_frame frame;
 
-    cr_assert_eq(muster_feed_subscribe(bus, "nobody"), MUSTER_NOT_FOUND);
-    cr_assert_eq(muster_feed_subscribe(bus, "a"), MUSTER_OK);
-    cr_assert_eq(muster_feed_subscribe(bus, "b"), MUSTER_OK);
+    cr_assert_eq(muster_feed_subscribe(bus, "nobody", 1), MUSTER_NOT_FOUND);
+    cr_assert_eq(muster_feed_subscribe(bus, "a", 1), MUSTER_OK);
+    cr_assert_eq(muster_feed_subscribe(bus, "b", 1), MUSTER_OK);
     muster_feed_unsubscribe(bus, "a");
     muster_feed_unsubscribe(bus, "a");
     muster_feed_unsubscribe(bus, "nobody");
     muster_post_close(&b);
-    muster_feed_publish(store, &buf);
+    muster_feed_publish(store, 1, &buf);
     cr_assert_eq(muster_post_receive(a, 0, -1, &frame), MUSTER_TIMEOUT);
     b = open_post(bus, "b", 10);
     buf = text("event");
-    muster_feed_publish(store, &buf);
+    muster_feed_publish(store, 1, &buf);
     cr_assert_eq(muster_post_receive(b, 0, -1, &frame), MUSTER_TIMEOUT);
     muster_post_close(&a);
     muster_post_close(&b);

@@ -90,6 +90,7 @@ struct muster_ctx {
     int64_t feed_seq;
     size_t missed;
     int64_t settled;
+    size_t gathered;
     uint64_t timer_order;
     bool subscribed;
     bool in_batch;
@@ -1022,10 +1023,15 @@ fake_board(const struct muster_ctx *ctx, const char *name)
 }
 
 void
-muster_publish_events(struct muster_ctx *ctx, const struct event *events, size_t count, int64_t settled)
+muster_publish_events(struct muster_ctx *ctx, enum muster_feed_kind kind, const struct event *events, size_t count,
+                      int64_t settled)
 {
     size_t i;
 
+    if (kind == MUSTER_FEED_GATHERED) {
+        ctx->gathered += count;
+        return;
+    }
     ctx->settled = settled;
     for (i = 0; i < count; i++)
         ADD(ctx->events, copy(ctx, &event_type, &events[i]));
@@ -1041,9 +1047,15 @@ muster_events_missed(struct muster_ctx *ctx)
 }
 
 void
-muster_events_subscribe(struct muster_ctx *ctx)
+muster_events_subscribe(struct muster_ctx *ctx, unsigned kinds)
 {
-    ctx->subscribed = true;
+    ctx->subscribed = kinds != 0;
+}
+
+size_t
+fake_gathered_count(const struct muster_ctx *ctx)
+{
+    return ctx->gathered;
 }
 
 size_t

@@ -109,6 +109,8 @@ const void *fake_board(const struct muster_ctx *ctx, const char *name);
 /* Events of muster_publish_events, and durable ones that fake_commit wrote. */
 size_t fake_event_count(const struct muster_ctx *ctx);
 const struct event *fake_event_at(const struct muster_ctx *ctx, size_t index);
+/* How many events were published for those who want them gathered; they are not among the above. */
+size_t fake_gathered_count(const struct muster_ctx *ctx);
 /* What the last muster_publish_events said is settled; 0: there was none. */
 int64_t fake_settled(const struct muster_ctx *ctx);
 /* Entries of the journal with that id. */
