@@ -2,6 +2,7 @@
 /* agent: does the jobs of one team, each attempt on a lane of its own; a lane has at most one process.
  *
  *   agent.run     -> a lane of its conversation, else one that is free, else the job waits
+ *   agent.written -> what was said of the attempt goes to the log, and whatever it says from now on
  *   agent.cancel  -> the attempt is interrupted, and reported like any end
  *   agent.said    -> to the driver of the attempt's lane; of an attempt that is over it is ignored
  *
@@ -313,6 +314,19 @@ on_agent_cancel(struct agent *self, const struct agent_cancel *in)
     return MUSTER_OK;
 }
 
+MUSTER_ON(agent, agent_written);
+static muster_err
+on_agent_written(struct agent *self, const struct agent_written *in)
+{
+    struct agent_lane *lane = lane_of_attempt(self, &in->job, in->attempt);
+    struct agent_turn *turn = lane ? lane->turn : *find_waiting(self, &in->job, in->attempt);
+
+    if (turn)
+        turn->unwritten = false;
+    agent_log_release(&self->log, &in->job, in->attempt);
+    return MUSTER_OK;
+}
+
 MUSTER_ON(agent, agent_said);
 static muster_err
 on_agent_said(struct agent *self, const struct agent_said *in)
@@ -385,10 +399,7 @@ idle(void *actor)
 }
 
 static const struct muster_handler handlers[] = {
-    MUSTER_ROW(agent_run),
-    MUSTER_ROW(agent_cancel),
-    MUSTER_ROW(agent_said),
-    {NULL, NULL},
+    MUSTER_ROW(agent_run), MUSTER_ROW(agent_written), MUSTER_ROW(agent_cancel), MUSTER_ROW(agent_said), {NULL, NULL},
 };
 
 const struct muster_actor_class muster_agent_class = {

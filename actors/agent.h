@@ -39,6 +39,7 @@ struct agent_log_about {
     struct muster_id job;
     int64_t attempt;
     const char *trace; /* borrowed for the call */
+    bool held;         /* until agent_log_release of the attempt */
 };
 void agent_log_init(struct agent_log *log, struct muster_ctx *ctx, const char *team);
 void agent_log_fini(struct agent_log *log);
@@ -47,7 +48,9 @@ void agent_log_chunk(struct agent_log *log, const struct agent_log_about *about,
 void agent_log_event(struct agent_log *log, const struct agent_log_about *about, const struct muster_type *type,
                      const void *body);
 /* The end of an attempt; never dropped. */
-void agent_log_report(struct agent_log *log, const struct queue_report *report);
+void agent_log_report(struct agent_log *log, const struct agent_log_about *about, const struct queue_report *report);
+/* What was held of this attempt goes out with the next flush. */
+void agent_log_release(struct agent_log *log, const struct muster_id *job, int64_t attempt);
 /* Send what there is; what the log has no room for is kept, and tried again when the timer AGENT_TIMER_LOG fires. */
 void agent_log_flush(struct agent_log *log);
 
@@ -78,6 +81,7 @@ struct agent_turn {
     char *conversation; /* it belongs to; "" the team's own */
     char *origin;       /* the conversation that it came in, also when the driver has no sessions; "" none */
     char *trace;
+    bool unwritten;         /* what it says is held, until it is on disk that it has begun */
     bool begun;             /* given to the driver */
     bool told;              /* job.started was said */
     bool resumed;           /* its process was started with its session */

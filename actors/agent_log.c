@@ -2,7 +2,8 @@
 /* agent_log: what an agent tells the log, in order, however full the log's mailbox is.
  *
  * Entries are gathered until the flush at the end of a batch, and consecutive chunks are joined: one message a batch.
- * What the log refuses stays here and is tried again.  Beyond LIVE_MAX bytes events are dropped; reports never are.
+ * What the log refuses stays here and is tried again, and what is held stays until it is released.  Beyond LIVE_MAX
+ * bytes events are dropped; reports never are.
  * The agent's thread.  Nothing here fails or waits. */
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@
 struct agent_log_item {
     struct agent_log_item *next;
     const struct muster_type *type; /* of an event; NULL: a report */
+    bool held;
     int64_t at_ms;
     struct muster_id job;
     int64_t attempt;
@@ -37,14 +39,15 @@ agent_log_init(struct agent_log *log, struct muster_ctx *ctx, const char *team)
     log->last = &log->first;
 }
 
+/* Free an item and take it out of its place. */
 static void
-drop_first(struct agent_log *log)
+drop(struct agent_log *log, struct agent_log_item **at)
 {
-    struct agent_log_item *item = log->first;
+    struct agent_log_item *item = *at;
 
-    log->first = item->next;
-    if (!log->first)
-        log->last = &log->first;
+    *at = item->next;
+    if (log->last == &item->next)
+        log->last = at;
     log->live_bytes -= item->body.size;
     muster_buf_free(&item->body);
     muster_arena_free(&item->arena);
@@ -56,15 +59,18 @@ void
 agent_log_fini(struct agent_log *log)
 {
     while (log->first)
-        drop_first(log);
+        drop(log, &log->first);
 }
 
 static struct agent_log_item *
-add(struct agent_log *log)
+add(struct agent_log *log, const struct agent_log_about *about)
 {
     struct agent_log_item *item = muster_alloc(sizeof(*item));
 
     item->at_ms = muster_now_ms(log->ctx);
+    item->job = about->job;
+    item->attempt = about->attempt;
+    item->held = about->held;
     *log->last = item;
     log->last = &item->next;
     return item;
@@ -97,11 +103,9 @@ has_room(struct agent_log *log, size_t size)
 static struct agent_log_item *
 add_live(struct agent_log *log, const struct agent_log_about *about, const struct muster_type *type)
 {
-    struct agent_log_item *item = add(log);
+    struct agent_log_item *item = add(log, about);
 
     item->type = type;
-    item->job = about->job;
-    item->attempt = about->attempt;
     item->trace = muster_strdup(about->trace ? about->trace : "");
     return item;
 }
@@ -154,9 +158,9 @@ agent_log_event(struct agent_log *log, const struct agent_log_about *about, cons
 }
 
 void
-agent_log_report(struct agent_log *log, const struct queue_report *report)
+agent_log_report(struct agent_log *log, const struct agent_log_about *about, const struct queue_report *report)
 {
-    struct agent_log_item *item = add(log);
+    struct agent_log_item *item = add(log, about);
     struct muster_buf packed = {0};
 
     item->arena = muster_arena_new();
@@ -188,17 +192,27 @@ seal(struct agent_log *log, struct agent_log_item *item)
     item->packed = true;
 }
 
+/* The oldest that is not held; what it points to is NULL when there is none. */
+static struct agent_log_item **
+oldest(struct agent_log_item **at)
+{
+    while (*at && (*at)->held)
+        at = &(*at)->next;
+    return at;
+}
+
+/* Those from `first` on, up to a report. */
 static muster_err
-send_events(struct agent_log *log)
+send_events(struct agent_log *log, struct agent_log_item **first)
 {
     struct log_entry entries[MESSAGE_ENTRIES_MAX];
-    struct agent_log_item *item;
+    struct agent_log_item **at, *item;
     size_t count = 0, bytes = 0, i;
     struct log_append message = {.put = NULL};
     muster_err err;
 
-    for (item = log->first; item && item->type && count < MESSAGE_ENTRIES_MAX && bytes < MESSAGE_BYTES_MAX;
-         item = item->next) {
+    for (at = first; (item = *at) && item->type && count < MESSAGE_ENTRIES_MAX && bytes < MESSAGE_BYTES_MAX;
+         at = oldest(&item->next)) {
         seal(log, item);
         entries[count++] = (struct log_entry){.at_ms = item->at_ms,
                                               .type = item->type->wire,
@@ -213,31 +227,45 @@ send_events(struct agent_log *log)
     message.entries.count = count;
     err = muster_tell(log->ctx, MUSTER_LOG, &log_append_type, &message);
     for (i = 0; !err && i < count; i++)
-        drop_first(log);
+        drop(log, oldest(first));
     return err;
 }
 
 static muster_err
-send_report(struct agent_log *log)
+send_report(struct agent_log *log, struct agent_log_item **at)
 {
     muster_err err =
-        muster_tell(log->ctx, MUSTER_LOG, &log_report_type, &(struct log_report){.report = &log->first->report});
+        muster_tell(log->ctx, MUSTER_LOG, &log_report_type, &(struct log_report){.report = &(*at)->report});
 
     if (!err)
-        drop_first(log);
+        drop(log, at);
     return err;
 }
 
 void
 agent_log_flush(struct agent_log *log)
 {
+    struct agent_log_item **at, *item;
     muster_err err = MUSTER_OK;
 
-    while (log->first && !err)
-        err = log->first->type ? send_events(log) : send_report(log);
+    while (!err && *(at = oldest(&log->first)))
+        err = (*at)->type ? send_events(log, at) : send_report(log, at);
     log->refused = err != MUSTER_OK;
     if (err)
         muster_timer_in(log->ctx, PAUSE_MS, AGENT_TIMER_LOG);
     else
         log->dropped = 0;
+    for (item = log->first; item && !err; item = item->next) /* what is held: the next round's chunk is another one */
+        if (item->type)
+            seal(log, item);
+}
+
+void
+agent_log_release(struct agent_log *log, const struct muster_id *job, int64_t attempt)
+{
+    struct agent_log_item *item;
+
+    for (item = log->first; item; item = item->next)
+        if (item->held && item->attempt == attempt && muster_id_equal(&item->job, job))
+            item->held = false;
 }

@@ -25,6 +25,7 @@ agent_turn_new(const struct agent_run *run, bool sessions)
     turn->conversation = muster_strdup(sessions && run->conversation ? run->conversation : "");
     turn->origin = muster_strdup(run->conversation ? run->conversation : "");
     turn->trace = muster_strdup(run->trace ? run->trace : "");
+    turn->unwritten = run->unwritten;
     turn->tools.limit = AGENT_TOOLS_MAX;
     turn->files.limit = AGENT_FILES_MAX;
     return turn;
@@ -151,7 +152,8 @@ agent_turn_say(const struct agent_turn *turn, char out_id[AGENT_ID_TEXT], struct
 static struct agent_log_about
 about(const struct agent_turn *turn)
 {
-    return (struct agent_log_about){.job = turn->job, .attempt = turn->attempt, .trace = turn->trace};
+    return (struct agent_log_about){
+        .job = turn->job, .attempt = turn->attempt, .trace = turn->trace, .held = turn->unwritten};
 }
 
 /* ---- begin and end --------------------------------------------------------------------------------------------------
@@ -311,7 +313,7 @@ send_report(struct agent *self, struct agent_turn *turn, const struct driver_out
         report.usage = &outcome->usage;
         agent_log_event(&self->log, &of, &job_usage_type, &(struct job_usage){.usage = &outcome->usage});
     }
-    agent_log_report(&self->log, &report);
+    agent_log_report(&self->log, &of, &report);
     if (report.state == job_state_FAILED && report.message)
         agent_problem(self, *report.message ? report.message : report.code);
     muster_buf_free(&text);

@@ -124,13 +124,17 @@ queue_answer_caller(const struct muster_caller *caller, const struct muster_type
 
 /* ---- begin and steps ---- */
 
-void
-queue_record_note(struct muster_ctx *ctx, const struct job *record)
+muster_err
+queue_record_note(struct muster_ctx *ctx, const struct job *record, const char *agent,
+                  const struct agent_written *written)
 {
-    struct store_put one = put(&job_type, record, muster_ctx_arena(ctx));
-    struct store_commit commit = {.puts = {&one, 1}};
+    struct muster_arena *arena = muster_ctx_arena(ctx);
+    struct store_put one = put(&job_type, record, arena);
+    struct muster_bytes told = message_of(&agent_written_type, written, NULL, arena);
+    struct store_answer answer = {.to = agent, .ok = told, .no = told}; /* a restart repeats a step that is lost */
+    struct store_commit commit = {.puts = {&one, 1}, .answers = {&answer, 1}};
 
-    (void)muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit); /* a step that a restart repeats if it is lost */
+    return muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit);
 }
 
 void
@@ -372,7 +376,8 @@ queue_record_handover(struct muster_ctx *ctx, const struct job *record, const st
 {
     struct muster_arena *arena = muster_ctx_arena(ctx);
     struct store_put one = put(&job_type, record, arena);
-    struct store_answer told = {.to = MUSTER_NODES, .ok = message_of(&agent_run_type, run, run->trace, arena)};
+    struct store_answer told = {
+        .to = MUSTER_NODES, .ok = message_of(&agent_run_type, run, run->trace, arena), .ahead = true};
     struct store_commit commit = {
         .puts = {&one, 1}, .answers = {&told, 1}, .writer = muster_ctx_address(ctx), .about = record->id};
 

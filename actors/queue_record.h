@@ -12,8 +12,10 @@ muster_err queue_record_read(struct muster_ctx *ctx, const struct queue_job *job
                              struct job *out_record);
 /* Put what changes over a record that was read. */
 void queue_record_apply(const struct queue_job *job, struct job *record);
-/* Write it; nobody is told. */
-void queue_record_note(struct muster_ctx *ctx, const struct job *record);
+/* Write that an attempt has begun; then the agent gets `written`, also when it could not be written: a restart repeats
+ * what it does not find.  MUSTER_OVERLOADED: it is not being written. */
+muster_err queue_record_note(struct muster_ctx *ctx, const struct job *record, const char *agent,
+                             const struct agent_written *written);
 
 /* Fill in what the queue decides of a new job: times, limits, who. */
 void queue_record_begin(struct muster_ctx *ctx, const struct queue_team *team, const struct muster_envelope *envelope,

@@ -37,15 +37,18 @@ queue_arm(struct queue_actor *self, struct queue_job *job)
 
 /* ---- handing over ---- */
 
-/* Tell the team's own agent, and write that it runs. */
+/* Tell the team's own agent, and write that it runs.  Nothing of the attempt is seen before that is on disk: who saw
+ * some of it is told by a restart that it begins anew. */
 static muster_err
-tell_agent(struct queue_actor *self, const struct queue_site *site, const struct agent_run *run,
-           const struct job *record)
+tell_agent(struct queue_actor *self, const struct queue_site *site, struct agent_run *run, const struct job *record)
 {
-    muster_err err = muster_tell(self->ctx, site->address, &agent_run_type, run);
+    struct agent_written written = {.job = run->job, .attempt = run->attempt};
+    muster_err err;
 
-    if (!err)
-        queue_record_note(self->ctx, record); /* when this is lost, a restart runs the attempt again: allowed */
+    run->unwritten = true;
+    err = muster_tell(self->ctx, site->address, &agent_run_type, run);
+    if (!err && queue_record_note(self->ctx, record, site->address, &written))
+        queue_tell_surely(self, site->address, &agent_written_type, &written);
     return err;
 }
 

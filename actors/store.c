@@ -81,7 +81,8 @@ keep_answers(struct store_actor *self, const struct store_commit *in)
         self->answers[self->answer_count++] =
             (struct store_answer){.to = muster_arena_str(self->arena, answer->to, strlen(answer->to)),
                                   .ok = copy_bytes(self, answer->ok),
-                                  .no = copy_bytes(self, answer->no)};
+                                  .no = copy_bytes(self, answer->no),
+                                  .ahead = answer->ahead};
     }
 }
 
@@ -138,16 +139,20 @@ send_written(struct store_actor *self, size_t from, muster_err err)
     self->writer_count = from;
 }
 
-/* Tell everybody from these numbers on. */
+/* Tell everybody from these numbers on: the writers before those who may ask them for what they were answered. */
 static void
 send_answers(struct store_actor *self, size_t from, size_t from_writer, muster_err err)
 {
     size_t i;
 
     for (i = from; i < self->answer_count; i++)
-        send_answer(self, &self->answers[i], err);
-    self->answer_count = from;
+        if (self->answers[i].ahead)
+            send_answer(self, &self->answers[i], err);
     send_written(self, from_writer, err);
+    for (i = from; i < self->answer_count; i++)
+        if (!self->answers[i].ahead)
+            send_answer(self, &self->answers[i], err);
+    self->answer_count = from;
 }
 
 /* ---- collecting ---- */

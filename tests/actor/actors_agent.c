@@ -191,6 +191,79 @@ Test(agent, reports_behind_what_was_said)
     fake_free(&ctx);
 }
 
+/* An attempt whose begin is not on disk yet. */
+static void
+run_unwritten(struct muster_ctx *ctx, int number, const char *prompt)
+{
+    struct agent_run message = {
+        .job = job(number), .attempt = 1, .prompt = prompt, .timeout_ms = 3600000, .trace = "req-1", .unwritten = true};
+
+    cr_assert_eq(fake_deliver(ctx, NULL, &agent_run_type, &message), MUSTER_OK);
+}
+
+static void
+written(struct muster_ctx *ctx, int number, int64_t attempt)
+{
+    struct agent_written message = {.job = job(number), .attempt = attempt};
+
+    cr_assert_eq(fake_deliver(ctx, NULL, &agent_written_type, &message), MUSTER_OK);
+}
+
+Test(agent, tells_nothing_of_an_attempt_before_its_begin_is_on_disk)
+{
+    struct muster_ctx *ctx = start(ECHO "    concurrency: 2\n");
+    char text[512];
+
+    run_unwritten(ctx, 1, "@chunks=2 @gap=5ms ab");
+    fake_advance(ctx, 100);
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "", "not even that it has started");
+    cr_assert_null(report(ctx));
+    run(ctx, 2, "other");
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "job.started job.chunk job.usage", "another job's are not held up");
+    report_of(ctx, 2, job_state_COMPLETED, MUSTER_OK);
+    cr_assert_null(report(ctx));
+    written(ctx, 1, 2);
+    cr_assert_null(report(ctx), "that was another attempt");
+    written(ctx, 1, 1);
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "job.started job.chunk job.chunk job.usage", "all of it in its order");
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    cr_assert_null(report(ctx));
+    fake_free(&ctx);
+}
+
+Test(agent, tells_at_once_what_comes_after_the_begin_is_on_disk)
+{
+    struct muster_ctx *ctx = start(ECHO);
+    char text[512];
+
+    run_unwritten(ctx, 1, "@chunks=2 @gap=50ms ab");
+    written(ctx, 1, 1);
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "job.started job.chunk");
+    fake_advance(ctx, 50);
+    events(ctx, text, sizeof(text));
+    cr_assert_str_eq(text, "job.chunk job.usage");
+    report_of(ctx, 1, job_state_COMPLETED, MUSTER_OK);
+    written(ctx, 1, 1); /* of an attempt that is over */
+    fake_free(&ctx);
+}
+
+Test(agent, reports_a_cancelled_attempt_when_its_begin_is_on_disk)
+{
+    struct muster_ctx *ctx = start(ECHO);
+
+    run_unwritten(ctx, 1, "@hang");
+    cancel(ctx, 1, false);
+    fake_advance(ctx, 100);
+    cr_assert_null(report(ctx));
+    written(ctx, 1, 1);
+    report_of(ctx, 1, job_state_CANCELLED, MUSTER_OK);
+    fake_free(&ctx);
+}
+
 Test(agent, joins_chunks_of_one_round)
 {
     struct muster_ctx *ctx = start(ECHO);

@@ -189,6 +189,63 @@ Test(queue, higher_priority_first_then_first_come)
     fake_free(&ctx);
 }
 
+/* ---- the begin of an attempt ---- */
+
+static void
+expect_written(struct muster_ctx *ctx, const struct agent_run *run)
+{
+    const struct fake_sent *sent = fake_take_type(ctx, &agent_written_type);
+    const struct agent_written *told;
+
+    cr_assert_not_null(sent);
+    cr_assert_str_eq(sent->to, "agent/backend");
+    told = sent->body;
+    cr_assert(muster_id_equal(&told->job, &run->job));
+    cr_assert_eq(told->attempt, run->attempt);
+}
+
+Test(queue, an_agent_is_told_when_the_begin_of_its_attempt_is_on_disk)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    const struct agent_run *run;
+    struct muster_id id;
+
+    agent_ready(ctx, "backend", 1);
+    id = submit_ok(ctx, "backend", job_priority_NORMAL); /* commits what begin wrote, too */
+    run = started(ctx);
+    cr_assert(run->unwritten);
+    cr_assert_eq(((const struct job *)fake_get(ctx, &job_type, &id))->state, job_state_RUNNING);
+    expect_written(ctx, run);
+    fake_free(&ctx);
+}
+
+Test(queue, an_agent_is_told_also_when_the_begin_of_its_attempt_cannot_be_written)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    const struct agent_run *run;
+
+    submit_ok(ctx, "backend", job_priority_NORMAL);
+    agent_ready(ctx, "backend", 1);
+    run = started(ctx);
+    cr_assert_null(fake_take_type(ctx, &agent_written_type));
+    cr_assert(fake_commit_fails(ctx, MUSTER_STORAGE_FULL));
+    expect_written(ctx, run);
+    fake_free(&ctx);
+}
+
+Test(queue, an_agent_is_told_also_when_the_store_takes_nothing)
+{
+    struct muster_ctx *ctx = queue_with(TEAMS);
+    const struct agent_run *run;
+
+    submit_ok(ctx, "backend", job_priority_NORMAL);
+    fake_refuse(ctx, MUSTER_STORE, MUSTER_OVERLOADED);
+    agent_ready(ctx, "backend", 1);
+    run = started(ctx);
+    expect_written(ctx, run);
+    fake_free(&ctx);
+}
+
 Test(queue, waiting_raises_priority)
 {
     struct muster_ctx *ctx = queue_with(TEAMS);

@@ -273,6 +273,25 @@ Test(store, a_writer_is_told_once_of_all_that_was_committed_together)
     fake_free(&ctx);
 }
 
+Test(store, the_writer_is_told_before_those_who_are_answered_and_behind_what_goes_ahead)
+{
+    struct muster_ctx *ctx = store_new();
+    struct muster_envelope envelope = {.reply_to = "", .trace = "", .principal.name = ""};
+    struct muster_id id = muster_id_new(FAKE_START_MS);
+    struct muster_buf ok = {0};
+    struct store_answer answers[2] = {{.to = "caller/1"}, {.to = MUSTER_NODES, .ahead = true}};
+    struct store_commit commit = {.answers = {answers, 2}, .writer = MUSTER_QUEUE, .about = id};
+
+    muster_envelope_pack(&envelope, &store_committed_type, &(struct store_committed){.seq = 1}, &ok);
+    answers[0].ok = answers[1].ok = (struct muster_bytes){(uint8_t *)ok.data, ok.size};
+    cr_assert_eq(fake_call(ctx, "", 0, &store_commit_type, &commit), MUSTER_OK);
+    cr_assert_str_eq(fake_take(ctx)->to, MUSTER_NODES);
+    cr_assert_str_eq(fake_take(ctx)->to, MUSTER_QUEUE);
+    cr_assert_str_eq(fake_take(ctx)->to, "caller/1");
+    muster_buf_free(&ok);
+    fake_free(&ctx);
+}
+
 Test(store, the_writer_of_a_commit_that_makes_no_sense_is_told_at_once_and_of_no_other)
 {
     struct muster_ctx *ctx = store_new();

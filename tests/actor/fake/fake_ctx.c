@@ -944,8 +944,12 @@ commit_as(struct muster_ctx *ctx, muster_err err)
     if (err == MUSTER_OK)
         write_commit(ctx, commit);
     for (i = 0; i < commit->answers.count; i++)
-        tell_answer(ctx, &commit->answers.items[i], err);
+        if (commit->answers.items[i].ahead)
+            tell_answer(ctx, &commit->answers.items[i], err);
     tell_writer(ctx, commit, err);
+    for (i = 0; i < commit->answers.count; i++)
+        if (!commit->answers.items[i].ahead)
+            tell_answer(ctx, &commit->answers.items[i], err);
     return true;
 }
 
