@@ -16,7 +16,7 @@ struct record_change {
 };
 
 struct event_change {
-    int64_t seq;
+    uint8_t number[NUMBER_SIZE];
     struct muster_id job; /* zero: none */
     size_t at, size;      /* in batch->data */
     bool drop;
@@ -24,12 +24,14 @@ struct event_change {
 
 struct muster_batch {
     struct muster_store *store;
-    struct muster_arena *arena; /* decoded records; at the commit the engine's keys */
-    struct muster_buf data;     /* packed records with their headers, packed events */
-    struct muster_buf records;  /* of struct record_change */
-    struct muster_buf events;   /* of struct event_change */
-    struct muster_buf changes;  /* of struct engine_change, made by the commit */
-    int64_t oldest;             /* 0: leave it as it is */
+    struct muster_arena *arena;             /* decoded records; at the commit the keys of index entries */
+    struct muster_buf data;                 /* packed records with their headers, packed events */
+    struct muster_buf records;              /* of struct record_change */
+    struct muster_buf events;               /* of struct event_change */
+    struct muster_buf changes;              /* of struct engine_change, made by the commit */
+    struct muster_buf entries[INDEXES_MAX]; /* likewise, of the first, second ... index: each lies in one place */
+    struct muster_buf stored;               /* what the store has of the record at work */
+    int64_t oldest;                         /* 0: leave it as it is */
 };
 
 struct muster_batch *
@@ -46,6 +48,7 @@ void
 muster_batch_free(struct muster_batch **batch_p)
 {
     struct muster_batch *batch = *batch_p;
+    size_t i;
 
     *batch_p = NULL;
     if (batch == NULL)
@@ -54,6 +57,9 @@ muster_batch_free(struct muster_batch **batch_p)
     muster_buf_free(&batch->records);
     muster_buf_free(&batch->events);
     muster_buf_free(&batch->changes);
+    for (i = 0; i < INDEXES_MAX; i++)
+        muster_buf_free(&batch->entries[i]);
+    muster_buf_free(&batch->stored);
     muster_arena_free(&batch->arena);
     free(batch);
 }
@@ -61,10 +67,15 @@ muster_batch_free(struct muster_batch **batch_p)
 static void
 clear(struct muster_batch *batch)
 {
+    size_t i;
+
     muster_buf_clear(&batch->data);
     muster_buf_clear(&batch->records);
     muster_buf_clear(&batch->events);
     muster_buf_clear(&batch->changes);
+    for (i = 0; i < INDEXES_MAX; i++)
+        muster_buf_clear(&batch->entries[i]);
+    muster_buf_free(&batch->stored); /* it may have been a large one */
     muster_arena_clear(batch->arena);
     batch->oldest = 0;
 }
@@ -100,7 +111,7 @@ muster_batch_put(struct muster_batch *batch, const struct muster_type *type, con
     err = muster_unpack(type, value, size, batch->arena, record, NULL);
     if (err)
         return err;
-    header_write(row, record, &batch->data);
+    header_write(batch->store, row, record, &batch->data);
     muster_buf_add(&batch->data, value, size);
     add_record(batch, row, record, at); /* the id is the first field of every record */
     return MUSTER_OK;
@@ -119,8 +130,9 @@ muster_batch_remove(struct muster_batch *batch, const struct muster_type *type, 
 void
 muster_batch_append(struct muster_batch *batch, const struct event *event)
 {
-    struct event_change change = {.seq = event->seq, .job = event->job, .at = batch->data.size};
+    struct event_change change = {.job = event->job, .at = batch->data.size};
 
+    number_write(event->seq, change.number);
     muster_pack(&event_type, event, &batch->data);
     change.size = batch->data.size - change.at;
     muster_buf_add(&batch->events, &change, sizeof(change));
@@ -129,8 +141,9 @@ muster_batch_append(struct muster_batch *batch, const struct event *event)
 void
 batch_drop(struct muster_batch *batch, int64_t seq, const struct muster_id *job, size_t size)
 {
-    struct event_change change = {.seq = seq, .job = *job, .size = size, .drop = true};
+    struct event_change change = {.job = *job, .size = size, .drop = true};
 
+    number_write(seq, change.number);
     muster_buf_add(&batch->events, &change, sizeof(change));
 }
 
@@ -142,110 +155,98 @@ batch_oldest(struct muster_batch *batch, int64_t seq)
 
 /* ---- the engine's changes ---- */
 
+/* Key and value are borrowed until the commit is done. */
 static void
-add_change(struct muster_batch *batch, enum engine_verb verb, enum engine_table table, struct muster_bytes key,
+add_change(struct muster_buf *changes, enum engine_verb verb, enum engine_table table, struct muster_bytes key,
            struct muster_bytes value)
 {
-    struct engine_change change = {.verb = verb, .table = table, .value = value};
-    uint8_t *copy = muster_arena_alloc(batch->arena, key.size);
+    struct engine_change change = {.verb = verb, .table = table, .key = key, .value = value};
 
-    memcpy(copy, key.data, key.size);
-    change.key = bytes_of(copy, key.size);
-    muster_buf_add(&batch->changes, &change, sizeof(change));
+    muster_buf_add(changes, &change, sizeof(change));
 }
 
-struct stored {
-    struct muster_arena *arena;
-    struct header header;
-    bool found, broken;
-};
-
-/* Copies the header only: the value may be large, and is not needed. */
-static bool
-keep_header(void *arg, struct muster_bytes key, struct muster_bytes value)
+static void
+change_entry(struct muster_batch *batch, const struct record_change *change, enum engine_verb verb, size_t index,
+             struct muster_bytes text)
 {
-    struct stored *stored = arg;
-    struct muster_bytes *text;
-    size_t i;
+    uint8_t key[KEY_MAX_SIZE];
+    size_t size = index_key(change->row->indexes[index].name, text, key);
+    const char *copy = muster_arena_str(batch->arena, (const char *)key, size);
 
-    (void)key;
-    stored->found = true;
-    stored->broken = !header_read(value, &stored->header);
-    for (i = 0; !stored->broken && i < stored->header.count; i++) {
-        text = &stored->header.texts[i];
-        text->data = (const uint8_t *)muster_arena_str(stored->arena, (const char *)text->data, text->size);
-    }
-    return false;
+    add_change(&batch->entries[index], verb, ENGINE_INDEX, bytes_of(copy, size), bytes_of(change->id.bytes, ID_SIZE));
 }
 
 static void
 change_index(struct muster_batch *batch, const struct record_change *change, const struct header *before,
              const struct header *after)
 {
-    const struct muster_index *index;
-    uint8_t key[KEY_MAX_SIZE];
     size_t i;
 
-    for (i = 0, index = change->row->indexes; index->name; index++, i++) {
+    for (i = 0; change->row->indexes[i].name; i++) {
         bool had = i < before->count && before->texts[i].size > 0;
         bool has = i < after->count && after->texts[i].size > 0;
 
         if (had && has && bytes_compare(before->texts[i], after->texts[i]) == 0)
             continue;
         if (had)
-            add_change(batch, ENGINE_DELETE, ENGINE_INDEX,
-                       bytes_of(key, index_key(index->name, before->texts[i], &change->id, key)), bytes_of("", 0));
+            change_entry(batch, change, ENGINE_DELETE, i, before->texts[i]);
         if (has)
-            add_change(batch, ENGINE_PUT, ENGINE_INDEX,
-                       bytes_of(key, index_key(index->name, after->texts[i], &change->id, key)), bytes_of("", 0));
+            change_entry(batch, change, ENGINE_APPEND, i, after->texts[i]);
     }
 }
 
+/* The header of what the store has of the record; MUSTER_NOT_FOUND.  One above all others need not be looked for. */
 static muster_err
-plan_record(struct muster_batch *batch, const struct record_change *change, struct totals *totals)
+find_stored(struct muster_batch *batch, const struct record_change *change, struct header *out_header)
 {
     struct muster_engine *engine = batch->store->engine;
-    struct stored stored = {.arena = batch->arena};
-    struct muster_bytes key, value = bytes_of(NULL, 0);
-    struct header after = {0};
-    uint8_t key_bytes[KEY_MAX_SIZE];
+    struct muster_bytes key = bytes_of(change->id.bytes, ID_SIZE);
     muster_err err;
 
-    key = bytes_of(key_bytes, record_key(change->row->type, &change->id, key_bytes));
-    err = engine->class->range(engine, ENGINE_RECORDS, key, key, false, keep_header, &stored);
-    if (err == MUSTER_OK && stored.broken)
+    if (memcmp(key.data, batch->store->newest[change->row - muster_records].bytes, ID_SIZE) > 0)
+        return MUSTER_NOT_FOUND;
+    muster_buf_clear(&batch->stored);
+    err = engine->class->get(engine, record_table(change->row), key, &batch->stored);
+    if (err == MUSTER_OK && !header_read(bytes_of(batch->stored.data, batch->stored.size), out_header))
         err = MUSTER_STORAGE_ERROR;
-    if (err)
+    return err;
+}
+
+static muster_err
+plan_record(struct muster_batch *batch, const struct record_change *change)
+{
+    enum engine_table table = record_table(change->row);
+    struct muster_bytes key = bytes_of(change->id.bytes, ID_SIZE), value = bytes_of(NULL, 0);
+    struct header before = {0}, after = {0};
+    muster_err err;
+
+    err = find_stored(batch, change, &before);
+    if (err && err != MUSTER_NOT_FOUND)
         return err;
     if (change->size) {
         value = bytes_of(batch->data.data + change->at, change->size);
         MUSTER_ASSERT(header_read(value, &after));
-        add_change(batch, ENGINE_PUT, ENGINE_RECORDS, key, value);
-    } else if (stored.found) {
-        add_change(batch, ENGINE_DELETE, ENGINE_RECORDS, key, value);
+        add_change(&batch->changes, err ? ENGINE_APPEND : ENGINE_PUT, table, key, value);
+    } else if (!err) {
+        add_change(&batch->changes, ENGINE_DELETE, table, key, value);
     }
-    change_index(batch, change, &stored.header, &after);
-    if (change->row->type == &job_type)
-        totals->jobs += (change->size ? 1 : 0) - (stored.found ? 1 : 0);
+    change_index(batch, change, &before, &after);
     return MUSTER_OK;
 }
 
 static void
 plan_event(struct muster_batch *batch, const struct event_change *change, struct totals *totals)
 {
-    enum engine_verb verb = change->drop ? ENGINE_DELETE : ENGINE_PUT;
-    struct muster_bytes value = bytes_of(NULL, 0);
-    uint8_t key[ID_SIZE + NUMBER_SIZE];
-    int sign = change->drop ? -1 : 1;
+    enum engine_verb verb = change->drop ? ENGINE_DELETE : ENGINE_APPEND;
+    struct muster_bytes number = bytes_of(change->number, NUMBER_SIZE), value = bytes_of(NULL, 0);
+    int64_t bytes = (int64_t)(change->size + NUMBER_SIZE);
 
-    job_event_key(&change->job, change->seq, key);
     if (!change->drop)
         value = bytes_of(batch->data.data + change->at, change->size);
-    add_change(batch, verb, ENGINE_EVENTS, bytes_of(key + ID_SIZE, NUMBER_SIZE), value);
+    add_change(&batch->changes, verb, ENGINE_EVENTS, number, value);
     if (!muster_id_is_zero(&change->job))
-        add_change(batch, verb, ENGINE_JOB_EVENTS, bytes_of(key, sizeof(key)), bytes_of("", 0));
-    totals->events += sign;
-    totals->event_bytes += sign * (int64_t)(change->size + NUMBER_SIZE);
+        add_change(&batch->changes, verb, ENGINE_JOB_EVENTS, bytes_of(change->job.bytes, ID_SIZE), number);
+    totals->event_bytes += change->drop ? -bytes : bytes;
 }
 
 static bool
@@ -280,13 +281,30 @@ plan(struct muster_batch *batch, struct totals *totals)
         qsort(records, record_count, sizeof(*records), compare_changes);
     for (i = 0; i < record_count && err == MUSTER_OK; i++)
         if (i + 1 == record_count || !same_record(&records[i], &records[i + 1]))
-            err = plan_record(batch, &records[i], totals);
+            err = plan_record(batch, &records[i]);
+    for (i = 0; i < INDEXES_MAX; i++)
+        muster_buf_add(&batch->changes, batch->entries[i].data, batch->entries[i].size);
     for (i = 0; i < event_count && err == MUSTER_OK; i++)
         plan_event(batch, &events[i], totals);
     if (batch->oldest > totals->oldest)
         totals->oldest = batch->oldest;
     totals_reserve(batch->store, totals);
     return err;
+}
+
+/* The records may be on disk now: what a failed commit left there is not always known before the next one. */
+static void
+raise_newest(struct muster_batch *batch)
+{
+    const struct record_change *records = (const struct record_change *)(const void *)batch->records.data;
+    size_t count = batch->records.size / sizeof(*records), i;
+
+    for (i = 0; i < count; i++) {
+        struct muster_id *newest = &batch->store->newest[records[i].row - muster_records];
+
+        if (memcmp(records[i].id.bytes, newest->bytes, ID_SIZE) > 0)
+            *newest = records[i].id;
+    }
 }
 
 muster_err
@@ -305,6 +323,7 @@ muster_batch_commit(struct muster_batch *batch)
         muster_buf_add(&batch->changes, &change, sizeof(change));
         err = store->engine->class->commit(store->engine, (const struct engine_change *)(void *)batch->changes.data,
                                            batch->changes.size / sizeof(change));
+        raise_newest(batch);
         if (err == MUSTER_OK)
             totals_adopt(store, &totals);
     }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* The engine on LMDB: one environment in a folder, one named database a table, every commit synced before it returns.
+ * META's rows lie beside the names, in the one page that every commit writes.
+ * Sets are LMDB's sorted duplicates of fixed size: their members lie packed, and LMDB keeps their number.
  *
  * Readers are any thread: each holds the gate for the short life of its transaction, which comes from a list of idle
  * ones.  Commits come from one thread at a time.  When the memory map is full, the commit is undone, the gate is closed
@@ -29,10 +31,11 @@
 #define MAP_MAX ((uint64_t)1 << 46) /* half of the address space of a process */
 #define MAP_MIN ((uint64_t)1 << 16) /* room for the empty tables */
 
-static const char *const table_names[ENGINE_TABLES] = {
-    [ENGINE_META] = "meta",     [ENGINE_RECORDS] = "records",       [ENGINE_INDEX] = "index",
-    [ENGINE_EVENTS] = "events", [ENGINE_JOB_EVENTS] = "job_events",
-};
+#define TABLE_NAME 64
+
+#define OTHER_FORMAT 1 /* no code of LMDB's, nor an errno it meets */
+
+static const char format_name[] = "format"; /* in META */
 
 struct lmdb_engine {
     struct muster_engine base;
@@ -83,6 +86,47 @@ val_of(struct muster_bytes bytes)
  */
 
 static int
+open_table(MDB_txn *txn, enum engine_table table, MDB_dbi *out_dbi)
+{
+    static const char *const names[ENGINE_RECORDS] = {
+        [ENGINE_EVENTS] = "events", [ENGINE_JOB_EVENTS] = "job_events", [ENGINE_INDEX] = "index"};
+    unsigned flags = engine_has_sets(table) ? MDB_CREATE | MDB_DUPSORT | MDB_DUPFIXED : MDB_CREATE;
+    char name[TABLE_NAME];
+
+    MUSTER_ASSERT(table < ENGINE_TABLES);
+    if (table == ENGINE_META)
+        return mdb_dbi_open(txn, NULL, 0, out_dbi);
+    if (table < ENGINE_RECORDS)
+        snprintf(name, sizeof(name), "%s", names[table]);
+    else
+        snprintf(name, sizeof(name), "records.%s", muster_records[table - ENGINE_RECORDS].type->wire);
+    return mdb_dbi_open(txn, name, flags, out_dbi);
+}
+
+/* Before a table is made: what another format wrote must stay as it is. */
+static int
+check_format(MDB_txn *txn, MDB_dbi meta)
+{
+    MDB_val key = val_of(bytes_of(format_name, strlen(format_name))), value;
+    uint8_t format[8];
+    MDB_stat stat;
+    int rc;
+
+    rc = mdb_stat(txn, meta, &stat);
+    if (rc)
+        return rc;
+    number_write(ENGINE_FORMAT, format);
+    if (stat.ms_entries == 0) { /* a new folder */
+        value = val_of(bytes_of(format, sizeof(format)));
+        return mdb_put(txn, meta, &key, &value, 0);
+    }
+    rc = mdb_get(txn, meta, &key, &value);
+    if (rc == 0 && bytes_compare(bytes_of(value.mv_data, value.mv_size), bytes_of(format, sizeof(format))) == 0)
+        return 0;
+    return rc == 0 || rc == MDB_NOTFOUND ? OTHER_FORMAT : rc;
+}
+
+static int
 open_tables(MDB_env *env, MDB_dbi tables[ENGINE_TABLES])
 {
     MDB_txn *txn;
@@ -91,8 +135,11 @@ open_tables(MDB_env *env, MDB_dbi tables[ENGINE_TABLES])
     rc = mdb_txn_begin(env, NULL, 0, &txn);
     if (rc)
         return rc;
-    for (i = 0; i < ENGINE_TABLES && rc == 0; i++)
-        rc = mdb_dbi_open(txn, table_names[i], MDB_CREATE, &tables[i]);
+    rc = open_table(txn, ENGINE_META, &tables[ENGINE_META]);
+    if (rc == 0)
+        rc = check_format(txn, tables[ENGINE_META]);
+    for (i = ENGINE_META + 1; rc == 0 && (i < ENGINE_RECORDS || muster_records[i - ENGINE_RECORDS].type); i++)
+        rc = open_table(txn, (enum engine_table)i, &tables[i]);
     if (rc) {
         mdb_txn_abort(txn);
         return rc;
@@ -342,23 +389,49 @@ seek(MDB_cursor *cursor, struct muster_bytes prefix, struct muster_bytes from, b
     return mdb_cursor_get(cursor, key, value, MDB_SET_RANGE);
 }
 
-static muster_err
-lmdb_range(struct muster_engine *engine, enum engine_table table, struct muster_bytes prefix, struct muster_bytes from,
-           bool backward, engine_visit *visit, void *arg)
+/* The member that is not below `from`, or, backward, not above it; an empty `from` is the first, or last, one. */
+static int
+seek_member(MDB_cursor *cursor, struct muster_bytes set, struct muster_bytes from, bool backward, MDB_val *member)
 {
-    struct lmdb_engine *self = lmdb_of(engine);
-    MDB_cursor_op step = backward ? MDB_PREV : MDB_NEXT;
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    MDB_txn *txn;
+    MDB_val key = val_of(set);
+    int rc = MDB_NOTFOUND;
+
+    *member = val_of(from);
+    if (from.size > 0)
+        rc = mdb_cursor_get(cursor, &key, member, MDB_GET_BOTH_RANGE);
+    if (rc == 0 && backward && bytes_compare(bytes_of(member->mv_data, member->mv_size), from) != 0)
+        return mdb_cursor_get(cursor, &key, member, MDB_PREV_DUP);
+    if (rc != MDB_NOTFOUND || (from.size > 0 && !backward))
+        return rc;
+    rc = mdb_cursor_get(cursor, &key, member, MDB_SET);
+    if (rc == 0 && backward)
+        rc = mdb_cursor_get(cursor, &key, member, MDB_LAST_DUP);
+    return rc;
+}
+
+static int
+visit_set(MDB_cursor *cursor, struct muster_bytes set, struct muster_bytes from, bool backward, engine_visit *visit,
+          void *arg)
+{
+    MDB_cursor_op step = backward ? MDB_PREV_DUP : MDB_NEXT_DUP;
+    MDB_val key, member;
     int rc;
 
-    rc = begin_read(self, &txn);
-    if (rc)
-        return translate(rc);
-    rc = mdb_cursor_open(txn, self->tables[table], &cursor);
-    if (rc)
-        goto out;
+    for (rc = seek_member(cursor, set, from, backward, &member); rc == 0;
+         rc = mdb_cursor_get(cursor, &key, &member, step))
+        if (!visit(arg, bytes_of(member.mv_data, member.mv_size), bytes_of("", 0)))
+            break;
+    return rc;
+}
+
+static int
+visit_rows(MDB_cursor *cursor, struct muster_bytes prefix, struct muster_bytes from, bool backward, engine_visit *visit,
+           void *arg)
+{
+    MDB_cursor_op step = backward ? MDB_PREV : MDB_NEXT;
+    MDB_val key, value;
+    int rc;
+
     for (rc = seek(cursor, prefix, from, backward, &key, &value); rc == 0;
          rc = mdb_cursor_get(cursor, &key, &value, step)) {
         struct muster_bytes found = bytes_of(key.mv_data, key.mv_size);
@@ -366,10 +439,70 @@ lmdb_range(struct muster_engine *engine, enum engine_table table, struct muster_
         if (!bytes_begin_with(found, prefix) || !visit(arg, found, bytes_of(value.mv_data, value.mv_size)))
             break;
     }
-    mdb_cursor_close(cursor);
-out:
+    return rc;
+}
+
+static muster_err
+lmdb_range(struct muster_engine *engine, enum engine_table table, struct muster_bytes prefix, struct muster_bytes from,
+           bool backward, engine_visit *visit, void *arg)
+{
+    struct lmdb_engine *self = lmdb_of(engine);
+    MDB_cursor *cursor;
+    MDB_txn *txn;
+    int rc;
+
+    rc = begin_read(self, &txn);
+    if (rc)
+        return translate(rc);
+    rc = mdb_cursor_open(txn, self->tables[table], &cursor);
+    if (rc == 0) {
+        rc = (engine_has_sets(table) ? visit_set : visit_rows)(cursor, prefix, from, backward, visit, arg);
+        mdb_cursor_close(cursor);
+    }
     end_read(self, txn);
     return rc == MDB_NOTFOUND ? MUSTER_OK : translate(rc);
+}
+
+static int
+count_members(MDB_txn *txn, MDB_dbi table, struct muster_bytes set, uint64_t *out_count)
+{
+    MDB_val key = val_of(set), member;
+    MDB_cursor *cursor;
+    size_t count = 0;
+    int rc;
+
+    rc = mdb_cursor_open(txn, table, &cursor);
+    if (rc)
+        return rc;
+    rc = mdb_cursor_get(cursor, &key, &member, MDB_SET);
+    if (rc == 0)
+        rc = mdb_cursor_count(cursor, &count);
+    mdb_cursor_close(cursor);
+    if (rc == 0 || rc == MDB_NOTFOUND)
+        *out_count = count;
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+static muster_err
+lmdb_count(struct muster_engine *engine, enum engine_table table, struct muster_bytes key, uint64_t *out_count)
+{
+    struct lmdb_engine *self = lmdb_of(engine);
+    MDB_stat stat;
+    MDB_txn *txn;
+    int rc;
+
+    rc = begin_read(self, &txn);
+    if (rc)
+        return translate(rc);
+    if (engine_has_sets(table)) {
+        rc = count_members(txn, self->tables[table], key, out_count);
+    } else {
+        rc = mdb_stat(txn, self->tables[table], &stat);
+        if (rc == 0)
+            *out_count = stat.ms_entries;
+    }
+    end_read(self, txn);
+    return translate(rc);
 }
 
 /* ---- writing --------------------------------------------------------------------------------------------------------
@@ -390,50 +523,67 @@ expect(MDB_txn *txn, MDB_dbi table, const struct engine_change *change)
     return 0;
 }
 
+/* Appending finds its place faster and fills pages whole.  It is refused where something stands behind that place. */
 static int
-put(MDB_txn *txn, MDB_dbi table, bool rising, const struct engine_change *change)
+append(MDB_cursor *cursor, const struct engine_change *change)
 {
     MDB_val key = val_of(change->key), value = val_of(change->value);
-    int rc = MDB_KEYEXIST;
+    int rc = mdb_cursor_put(cursor, &key, &value, engine_has_sets(change->table) ? MDB_APPENDDUP : MDB_APPEND);
 
-    if (rising) /* fills pages whole; refused where the key is not the last one */
-        rc = mdb_put(txn, table, &key, &value, MDB_APPEND);
-    if (rc == MDB_KEYEXIST)
-        rc = mdb_put(txn, table, &key, &value, 0);
-    return rc;
+    return rc == MDB_KEYEXIST ? mdb_cursor_put(cursor, &key, &value, 0) : rc;
 }
 
 static int
-apply(struct lmdb_engine *self, MDB_txn *txn, const struct engine_change *change)
+apply(MDB_txn *txn, MDB_cursor *cursor, const struct engine_change *change)
 {
-    MDB_dbi table = self->tables[change->table];
-    MDB_val key = val_of(change->key);
+    MDB_val key = val_of(change->key), value = val_of(change->value);
     int rc;
 
     switch (change->verb) {
     case ENGINE_PUT:
-        return put(txn, table, change->table == ENGINE_EVENTS, change);
+        return mdb_cursor_put(cursor, &key, &value, 0);
+    case ENGINE_APPEND:
+        return append(cursor, change);
     case ENGINE_DELETE:
-        rc = mdb_del(txn, table, &key, NULL);
+        rc = mdb_cursor_get(cursor, &key, &value, engine_has_sets(change->table) ? MDB_GET_BOTH : MDB_SET);
+        if (rc == 0)
+            rc = mdb_cursor_del(cursor, 0);
         return rc == MDB_NOTFOUND ? 0 : rc;
     case ENGINE_EXPECT:
-        return expect(txn, table, change);
+        return expect(txn, mdb_cursor_dbi(cursor), change);
     }
     return EINVAL;
+}
+
+/* One cursor a table: the next change is often beside the last one.  The end of the transaction frees them. */
+static int
+apply_all(struct lmdb_engine *self, MDB_txn *txn, const struct engine_change *changes, size_t count)
+{
+    MDB_cursor *cursors[ENGINE_TABLES] = {NULL};
+    int rc = 0;
+    size_t i;
+
+    for (i = 0; i < count && rc == 0; i++) {
+        MDB_cursor **cursor = &cursors[changes[i].table];
+
+        if (*cursor == NULL)
+            rc = mdb_cursor_open(txn, self->tables[changes[i].table], cursor);
+        if (rc == 0)
+            rc = apply(txn, *cursor, &changes[i]);
+    }
+    return rc;
 }
 
 static int
 commit_once(struct lmdb_engine *self, const struct engine_change *changes, size_t count)
 {
     MDB_txn *txn;
-    size_t i;
     int rc;
 
     rc = self->env ? mdb_txn_begin(self->env, NULL, 0, &txn) : MDB_PANIC;
     if (rc)
         return rc;
-    for (i = 0; i < count && rc == 0; i++)
-        rc = apply(self, txn, &changes[i]);
+    rc = apply_all(self, txn, changes, count);
     if (rc) {
         mdb_txn_abort(txn);
         return rc;
@@ -597,7 +747,7 @@ lock_folder(struct lmdb_engine *self, char *problem, size_t problem_size)
 static struct lmdb_engine *
 new_engine(const char *path, uint64_t map_bytes)
 {
-    static const struct engine_class class = {lmdb_close, lmdb_get, lmdb_range, lmdb_commit, lmdb_size};
+    static const struct engine_class class = {lmdb_close, lmdb_get, lmdb_range, lmdb_count, lmdb_commit, lmdb_size};
     struct lmdb_engine *self = muster_alloc(sizeof(*self));
     uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
     pthread_rwlockattr_t attributes;
@@ -637,6 +787,14 @@ engine_lmdb_open(const char *path, uint64_t map_bytes, struct muster_engine **ou
     rc = open_env(self);
     if (rc == 0)
         rc = sync_folder(path);
+    if (rc == OTHER_FORMAT) {
+        snprintf(problem, problem_size,
+                 "the data folder %s was written by another version of muster, which keeps data in another way: go on "
+                 "with that version, or begin with an empty folder; nothing in it was changed",
+                 path);
+        err = MUSTER_STORAGE_ERROR;
+        goto out;
+    }
     if (rc) {
         snprintf(problem, problem_size, "cannot open the data folder %s: %s", path, mdb_strerror(rc));
         err = rc == MDB_NOTFOUND ? MUSTER_STORAGE_ERROR : translate(rc);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* The engine in memory: one sorted array a table, nothing durable; for tests of what stands above the engines.
+ * A member of a set is a row without a value, whose key is that of the set, with its size in front, and the member.
  * Any thread; one mutex is held for the whole of every call, the visitor's of a range included.  Nothing but a missed
  * expectation can fail. */
 #include <pthread.h>
@@ -49,6 +50,27 @@ copy_of(struct muster_bytes bytes)
     return copy;
 }
 
+/* Of a row of `table` with this key; of a set, of the member, or, without one, what its members have in front. */
+static struct muster_buf
+full_key(enum engine_table table, struct muster_bytes key, struct muster_bytes member)
+{
+    const uint8_t size[2] = {(uint8_t)(key.size >> 8), (uint8_t)key.size};
+    struct muster_buf full = {0};
+
+    if (engine_has_sets(table))
+        muster_buf_add(&full, size, sizeof(size));
+    muster_buf_add(&full, key.data, key.size);
+    if (engine_has_sets(table))
+        muster_buf_add(&full, member.data, member.size);
+    return full;
+}
+
+static struct muster_bytes
+bytes_in(const struct muster_buf *buf)
+{
+    return bytes_of(buf->data, buf->size);
+}
+
 static void
 free_row(struct row row)
 {
@@ -56,20 +78,30 @@ free_row(struct row row)
     free(row.value);
 }
 
-/* Position of the first row that is not below `key`. */
+/* Position of the first row that is not below `key`; with `after_prefix`, of the first behind those that begin with
+ * it. */
 static size_t
-position(const struct table *table, struct muster_bytes key)
+seek(const struct table *table, struct muster_bytes key, bool after_prefix)
 {
     size_t low = 0, high = table->count, middle;
 
     while (low < high) {
+        struct muster_bytes found;
+
         middle = low + (high - low) / 2;
-        if (bytes_compare(key_of(&table->rows[middle]), key) < 0)
+        found = key_of(&table->rows[middle]);
+        if (bytes_compare(found, key) < 0 || (after_prefix && bytes_begin_with(found, key)))
             low = middle + 1;
         else
             high = middle;
     }
     return low;
+}
+
+static size_t
+position(const struct table *table, struct muster_bytes key)
+{
+    return seek(table, key, false);
 }
 
 static struct row *
@@ -136,25 +168,29 @@ expectation_met(const struct table *table, const struct engine_change *change)
 static struct row
 apply(struct table *table, const struct engine_change *change)
 {
-    struct row row = {0};
+    struct muster_buf key = full_key(change->table, change->key, change->value);
+    struct muster_bytes value = engine_has_sets(change->table) ? bytes_of(NULL, 0) : change->value;
+    struct row row = {.key_size = key.size, .value_size = value.size};
 
-    if (change->verb == ENGINE_DELETE)
-        return take(table, change->key);
-    row.key = copy_of(change->key);
-    row.key_size = change->key.size;
-    row.value = copy_of(change->value);
-    row.value_size = change->value.size;
+    if (change->verb == ENGINE_DELETE) {
+        row = take(table, bytes_in(&key));
+        muster_buf_free(&key);
+        return row;
+    }
+    row.key = (uint8_t *)muster_buf_take(&key, NULL);
+    row.value = copy_of(value);
     return place(table, row);
 }
 
 static void
 undo(struct memory_engine *self, const struct engine_change *change, struct row old)
 {
+    struct muster_buf key = full_key(change->table, change->key, change->value);
     struct table *table = &self->tables[change->table];
 
-    if (change->verb == ENGINE_EXPECT)
-        return;
-    free_row(old.key ? place(table, old) : take(table, change->key));
+    if (change->verb != ENGINE_EXPECT)
+        free_row(old.key ? place(table, old) : take(table, bytes_in(&key)));
+    muster_buf_free(&key);
 }
 
 static muster_err
@@ -207,21 +243,30 @@ memory_get(struct muster_engine *engine, enum engine_table table, struct muster_
 static size_t
 end_of(const struct table *table, struct muster_bytes prefix, struct muster_bytes from)
 {
-    struct muster_bytes bound = from.size ? from : prefix;
-    size_t at = position(table, bound);
+    size_t at;
 
     if (from.size == 0)
-        while (at < table->count && bytes_begin_with(key_of(&table->rows[at]), prefix))
-            at++;
-    else if (at < table->count && bytes_compare(key_of(&table->rows[at]), from) == 0)
+        return seek(table, prefix, true);
+    at = position(table, from);
+    if (at < table->count && bytes_compare(key_of(&table->rows[at]), from) == 0)
         at++;
     return at;
 }
 
+/* A range at work. */
+struct walk {
+    struct muster_bytes prefix;
+    size_t hidden; /* bytes in front of a member that are the set's */
+    engine_visit *visit;
+    void *arg;
+};
+
 static bool
-visit_row(const struct row *row, struct muster_bytes prefix, engine_visit *visit, void *arg)
+visit_row(const struct walk *walk, const struct row *row)
 {
-    return bytes_begin_with(key_of(row), prefix) && visit(arg, key_of(row), bytes_of(row->value, row->value_size));
+    return bytes_begin_with(key_of(row), walk->prefix) &&
+           walk->visit(walk->arg, bytes_of(row->key + walk->hidden, row->key_size - walk->hidden),
+                       bytes_of(row->value, row->value_size));
 }
 
 static muster_err
@@ -230,17 +275,42 @@ memory_range(struct muster_engine *engine, enum engine_table table_id, struct mu
 {
     struct memory_engine *self = memory_of(engine);
     const struct table *table = &self->tables[table_id];
+    struct muster_buf first = full_key(table_id, prefix, bytes_of(NULL, 0)), begin = {0};
+    struct walk walk = {.prefix = bytes_in(&first), .visit = visit, .arg = arg};
     size_t at;
 
+    if (engine_has_sets(table_id))
+        walk.hidden = first.size;
+    if (from.size > 0)
+        begin = full_key(table_id, engine_has_sets(table_id) ? prefix : from, from);
     pthread_mutex_lock(&self->lock);
     if (backward)
-        for (at = end_of(table, prefix, from); at > 0 && visit_row(&table->rows[at - 1], prefix, visit, arg); at--)
+        for (at = end_of(table, walk.prefix, bytes_in(&begin)); at > 0 && visit_row(&walk, &table->rows[at - 1]); at--)
             ;
     else
-        for (at = position(table, from.size ? from : prefix);
-             at < table->count && visit_row(&table->rows[at], prefix, visit, arg); at++)
+        for (at = position(table, begin.size ? bytes_in(&begin) : walk.prefix);
+             at < table->count && visit_row(&walk, &table->rows[at]); at++)
             ;
     pthread_mutex_unlock(&self->lock);
+    muster_buf_free(&first);
+    muster_buf_free(&begin);
+    return MUSTER_OK;
+}
+
+static muster_err
+memory_count(struct muster_engine *engine, enum engine_table table_id, struct muster_bytes key, uint64_t *out_count)
+{
+    struct memory_engine *self = memory_of(engine);
+    const struct table *table = &self->tables[table_id];
+    struct muster_buf first = full_key(table_id, key, bytes_of(NULL, 0));
+
+    pthread_mutex_lock(&self->lock);
+    if (engine_has_sets(table_id))
+        *out_count = seek(table, bytes_in(&first), true) - position(table, bytes_in(&first));
+    else
+        *out_count = table->count;
+    pthread_mutex_unlock(&self->lock);
+    muster_buf_free(&first);
     return MUSTER_OK;
 }
 
@@ -278,7 +348,8 @@ memory_close(struct muster_engine *engine)
 struct muster_engine *
 engine_memory_new(void)
 {
-    static const struct engine_class class = {memory_close, memory_get, memory_range, memory_commit, memory_size};
+    static const struct engine_class class = {memory_close, memory_get,    memory_range,
+                                              memory_count, memory_commit, memory_size};
     struct memory_engine *self = muster_alloc(sizeof(*self));
 
     self->base.class = &class;

@@ -68,13 +68,6 @@ muster_cursor_parse(const struct muster_store *store, const char *text, int64_t 
 
 /* ---- reading ---- */
 
-void
-job_event_key(const struct muster_id *job, int64_t seq, uint8_t out_key[ID_SIZE + NUMBER_SIZE])
-{
-    memcpy(out_key, job->bytes, ID_SIZE);
-    number_write(seq, out_key + ID_SIZE);
-}
-
 static muster_err
 decode(struct muster_bytes value, struct muster_arena *arena, struct event *out_event)
 {
@@ -130,10 +123,10 @@ walk_job(struct muster_store *store, struct scan *scan, struct muster_arena *are
         err = scan_next(scan, &key, &value);
         if (err)
             return err;
-        if (key.size != ID_SIZE + NUMBER_SIZE)
+        if (key.size != NUMBER_SIZE)
             return MUSTER_STORAGE_ERROR;
         muster_arena_clear(arena);
-        err = muster_log_get(store, number_read(key.data + ID_SIZE), arena, &event);
+        err = muster_log_get(store, number_read(key.data), arena, &event);
         if (err == MUSTER_NOT_FOUND)
             continue;
         if (err)
@@ -147,24 +140,22 @@ muster_err
 muster_log_walk(struct muster_store *store, const struct muster_id *job, int64_t after, muster_log_visit *visit,
                 void *arg)
 {
-    struct muster_id none = {{0}};
-    uint8_t from[ID_SIZE + NUMBER_SIZE];
+    enum engine_table table = job ? ENGINE_JOB_EVENTS : ENGINE_EVENTS;
+    struct muster_bytes set = job ? bytes_of(job->bytes, ID_SIZE) : bytes_of(NULL, 0);
+    uint8_t from[NUMBER_SIZE];
     struct muster_arena *arena;
     struct scan scan;
     muster_err err;
 
     if (after == INT64_MAX)
         return MUSTER_OK;
-    job_event_key(job ? job : &none, after < 0 ? 0 : after + 1, from);
+    number_write(after < 0 ? 0 : after + 1, from);
     arena = muster_arena_new();
-    if (job) {
-        scan_init(&scan, store->engine, ENGINE_JOB_EVENTS, bytes_of(from, ID_SIZE), bytes_of(from, sizeof(from)),
-                  false);
+    scan_init(&scan, store->engine, table, set, bytes_of(from, sizeof(from)), false);
+    if (job)
         err = walk_job(store, &scan, arena, visit, arg);
-    } else {
-        scan_init(&scan, store->engine, ENGINE_EVENTS, bytes_of(NULL, 0), bytes_of(from + ID_SIZE, NUMBER_SIZE), false);
+    else
         err = walk_all(&scan, arena, visit, arg);
-    }
     scan_fini(&scan);
     muster_arena_free(&arena);
     return err == MUSTER_NOT_FOUND ? MUSTER_OK : err;

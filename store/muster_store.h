@@ -38,7 +38,11 @@ enum muster_order { MUSTER_OLDEST_FIRST, MUSTER_NEWEST_FIRST };
 typedef bool muster_store_visit(void *arg, const void *record, struct muster_arena *arena);
 muster_err muster_store_walk(struct muster_store *store, const struct muster_type *type, const char *index,
                              const char *value, enum muster_order order, muster_store_visit *visit, void *arg);
-/* How many records muster_store_walk would visit. */
+/* Visit the ids of those records only, without reading the records. */
+typedef bool muster_store_visit_id(void *arg, const struct muster_id *id);
+muster_err muster_store_walk_ids(struct muster_store *store, const struct muster_type *type, const char *index,
+                                 const char *value, enum muster_order order, muster_store_visit_id *visit, void *arg);
+/* How many records muster_store_walk would visit.  Looks none of them up: the cost does not grow with their number. */
 muster_err muster_store_count(struct muster_store *store, const struct muster_type *type, const char *index,
                               const char *value, size_t *out_count);
 

@@ -8,77 +8,67 @@
 #define PLAIN_TEXT 255 /* longer texts are cut and end in their digest, so that equality holds for any length */
 #define CUT_TEXT 192
 
-/* ---- keys ---- */
+/* ---- tables and keys ---- */
 
-static size_t
-name_write(const char *name, uint8_t *out_key)
+enum engine_table
+record_table(const struct muster_record_row *row)
 {
-    size_t size = strlen(name) + 1;
+    return (enum engine_table)(ENGINE_RECORDS + (row - muster_records));
+}
+
+size_t
+index_key(const char *index, struct muster_bytes text, uint8_t out_key[KEY_MAX_SIZE])
+{
+    size_t size = strlen(index) + 1;
 
     MUSTER_ASSERT(size <= NAME_MAX_SIZE);
-    memcpy(out_key, name, size);
-    return size;
-}
-
-size_t
-record_key(const struct muster_type *type, const struct muster_id *id, uint8_t out_key[KEY_MAX_SIZE])
-{
-    size_t size = name_write(type->wire, out_key);
-
-    memcpy(out_key + size, id->bytes, ID_SIZE);
-    return size + ID_SIZE;
-}
-
-/* Everything of an index key before the id. */
-static size_t
-index_prefix(const char *index, struct muster_bytes text, uint8_t out_key[KEY_MAX_SIZE])
-{
-    size_t size = name_write(index, out_key);
-
+    memcpy(out_key, index, size);
     if (text.size)
         memcpy(out_key + size, text.data, text.size);
-    size += text.size;
-    out_key[size++] = '\0';
-    return size;
-}
-
-size_t
-index_key(const char *index, struct muster_bytes text, const struct muster_id *id, uint8_t out_key[KEY_MAX_SIZE])
-{
-    size_t size = index_prefix(index, text, out_key);
-
-    memcpy(out_key + size, id->bytes, ID_SIZE);
-    return size + ID_SIZE;
+    return size + text.size;
 }
 
 /* ---- index texts ---- */
 
-static void
-index_text(const char *text, char out_text[INDEX_TEXT])
+/* The text as it stands in an index: itself, or what `room` is filled with. */
+static struct muster_bytes
+index_text(const char *text, char room[INDEX_TEXT])
 {
     size_t size = strlen(text);
     uint8_t digest[MUSTER_DIGEST];
 
-    if (size <= PLAIN_TEXT) {
-        memcpy(out_text, text, size + 1);
-        return;
-    }
-    memcpy(out_text, text, CUT_TEXT);
+    if (size <= PLAIN_TEXT)
+        return bytes_of(text, size);
+    memcpy(room, text, CUT_TEXT);
     muster_sha256(text, size, digest);
-    muster_hex(digest, sizeof(digest), out_text + CUT_TEXT);
+    muster_hex(digest, sizeof(digest), room + CUT_TEXT);
+    return bytes_of(room, strlen(room));
+}
+
+void
+index_fields(struct muster_store *store)
+{
+    const struct muster_record_row *row;
+    const struct muster_field *field;
+    size_t i;
+
+    for (row = muster_records; row->type; row++)
+        for (i = 0; row->indexes[i].name; i++) {
+            field = muster_field_find(row->type, row->indexes[i].field);
+            MUSTER_ASSERT(row - muster_records < ENGINE_RECORD_TYPES && i < INDEXES_MAX && field);
+            MUSTER_ASSERT(field->kind == MUSTER_KIND_STR || field->kind == MUSTER_KIND_CHOICE);
+            store->indexed[row - muster_records][i] = field;
+        }
 }
 
 /* The value of the indexed field as text; a field that is not given is the empty text, which is not indexed. */
 static const char *
-field_text(const struct muster_type *type, const struct muster_index *index, const void *record)
+field_text(const struct muster_field *field, const void *record)
 {
-    const struct muster_field *field = muster_field_find(type, index->field);
+    const void *at = (const char *)record + field->offset;
     const char *text = NULL;
-    const void *at;
     int choice;
 
-    MUSTER_ASSERT(field != NULL && (field->kind == MUSTER_KIND_STR || field->kind == MUSTER_KIND_CHOICE));
-    at = (const char *)record + field->offset;
     if (field->kind == MUSTER_KIND_CHOICE) {
         memcpy(&choice, at, sizeof(choice));
         text = muster_enum_wire(field->choice, choice);
@@ -88,15 +78,18 @@ field_text(const struct muster_type *type, const struct muster_index *index, con
     return text ? text : "";
 }
 
+/* NULL for NULL. */
 static const struct muster_index *
 find_index(const struct muster_record_row *row, const char *name)
 {
     const struct muster_index *index;
 
-    for (index = row->indexes; index->name; index++)
-        if (strcmp(index->name, name) == 0)
-            return index;
-    return NULL;
+    if (name == NULL)
+        return NULL;
+    for (index = row->indexes; index->name && strcmp(index->name, name) != 0; index++)
+        ;
+    MUSTER_ASSERT(index->name != NULL);
+    return index;
 }
 
 /* ---- header ---- */
@@ -127,24 +120,24 @@ header_read(struct muster_bytes value, struct header *out_header)
 }
 
 void
-header_write(const struct muster_record_row *row, const void *record, struct muster_buf *out)
+header_write(const struct muster_store *store, const struct muster_record_row *row, const void *record,
+             struct muster_buf *out)
 {
-    const struct muster_index *index;
-    char text[INDEX_TEXT];
+    const struct muster_field *const *fields = store->indexed[row - muster_records];
     uint8_t head[2] = {(uint8_t)row->version, 0};
-    size_t size;
+    struct muster_bytes text;
+    char room[INDEX_TEXT];
+    size_t i;
 
-    for (index = row->indexes; index->name; index++)
+    while (row->indexes[head[1]].name)
         head[1]++;
-    MUSTER_ASSERT(head[1] <= INDEXES_MAX);
     muster_buf_add(out, head, sizeof(head));
-    for (index = row->indexes; index->name; index++) {
-        index_text(field_text(row->type, index, record), text);
-        size = strlen(text);
-        head[0] = (uint8_t)(size >> 8);
-        head[1] = (uint8_t)size;
+    for (i = 0; row->indexes[i].name; i++) {
+        text = index_text(field_text(fields[i], record), room);
+        head[0] = (uint8_t)(text.size >> 8);
+        head[1] = (uint8_t)text.size;
         muster_buf_add(out, head, sizeof(head));
-        muster_buf_add(out, text, size);
+        muster_buf_add(out, text.data, text.size);
     }
 }
 
@@ -175,13 +168,13 @@ muster_err
 muster_store_get(struct muster_store *store, const struct muster_type *type, const struct muster_id *id,
                  struct muster_arena *arena, void *out)
 {
+    const struct muster_record_row *row = row_of(type);
     struct muster_buf value = {0};
-    uint8_t key[KEY_MAX_SIZE];
     muster_err err;
 
-    err = store->engine->class->get(store->engine, ENGINE_RECORDS, bytes_of(key, record_key(type, id, key)), &value);
+    err = store->engine->class->get(store->engine, record_table(row), bytes_of(id->bytes, ID_SIZE), &value);
     if (err == MUSTER_OK)
-        err = decode(row_of(type), bytes_of(value.data, value.size), arena, out);
+        err = decode(row, bytes_of(value.data, value.size), arena, out);
     muster_buf_free(&value);
     return err;
 }
@@ -191,7 +184,7 @@ muster_store_get(struct muster_store *store, const struct muster_type *type, con
 struct walk {
     struct muster_store *store;
     const struct muster_record_row *row;
-    const struct muster_index *index; /* NULL: all records */
+    const struct muster_field *indexed; /* NULL: all records */
     const char *value;
     muster_store_visit *visit;
     void *arg;
@@ -199,25 +192,24 @@ struct walk {
     void *record;
 };
 
-/* A record with this id in its index key.  It may have been removed or changed since the page was read: then it is
- * left out. */
+/* The record with this id.  It may have been removed or changed since the page was read: then it is left out. */
 static muster_err
-read_indexed(const struct walk *walk, struct muster_bytes key, bool *out_there)
+read_indexed(const struct walk *walk, struct muster_bytes member, bool *out_there)
 {
     const struct muster_type *type = walk->row->type;
     struct muster_id id;
     muster_err err;
 
-    if (key.size < ID_SIZE)
+    if (member.size != ID_SIZE)
         return MUSTER_STORAGE_ERROR;
-    memcpy(id.bytes, key.data + key.size - ID_SIZE, ID_SIZE);
+    memcpy(id.bytes, member.data, ID_SIZE);
     err = muster_store_get(walk->store, type, &id, walk->arena, walk->record);
     if (err == MUSTER_NOT_FOUND) {
         *out_there = false;
         return MUSTER_OK;
     }
     if (err == MUSTER_OK)
-        *out_there = strcmp(field_text(type, walk->index, walk->record), walk->value) == 0;
+        *out_there = strcmp(field_text(walk->indexed, walk->record), walk->value) == 0;
     return err;
 }
 
@@ -234,7 +226,7 @@ walk_rows(struct walk *walk, struct scan *scan)
             return err == MUSTER_NOT_FOUND ? MUSTER_OK : err;
         muster_arena_clear(walk->arena);
         there = true;
-        if (walk->index)
+        if (walk->indexed)
             err = read_indexed(walk, key, &there);
         else
             err = decode(walk->row, value, walk->arena, walk->record);
@@ -246,18 +238,29 @@ walk_rows(struct walk *walk, struct scan *scan)
     return MUSTER_OK;
 }
 
-/* What all keys of a walk begin with, and in which table they are. */
-static size_t
-walk_prefix(const struct muster_record_row *row, const struct muster_index *index, const char *value,
-            uint8_t out_key[KEY_MAX_SIZE], enum engine_table *out_table)
-{
-    char text[INDEX_TEXT];
+/* The set of an index that has the ids; or, without an index, the table that has the records. */
+struct place {
+    enum engine_table table;
+    size_t size;
+    uint8_t key[KEY_MAX_SIZE];
+};
 
-    *out_table = index ? ENGINE_INDEX : ENGINE_RECORDS;
-    if (index == NULL)
-        return name_write(row->type->wire, out_key);
-    index_text(value, text);
-    return index_prefix(index->name, bytes_of(text, strlen(text)), out_key);
+static struct place
+place_of(const struct muster_record_row *row, const struct muster_index *index, const char *value)
+{
+    struct place place = {.table = index ? ENGINE_INDEX : record_table(row)};
+    char room[INDEX_TEXT];
+
+    if (index)
+        place.size = index_key(index->name, index_text(value ? value : "", room), place.key);
+    return place;
+}
+
+static void
+scan_place(struct scan *scan, struct muster_store *store, const struct place *place, enum muster_order order)
+{
+    scan_init(scan, store->engine, place->table, bytes_of(place->key, place->size), bytes_of(NULL, 0),
+              order == MUSTER_NEWEST_FIRST);
 }
 
 muster_err
@@ -265,18 +268,16 @@ muster_store_walk(struct muster_store *store, const struct muster_type *type, co
                   enum muster_order order, muster_store_visit *visit, void *arg)
 {
     struct walk walk = {.store = store, .row = row_of(type), .value = value ? value : "", .visit = visit, .arg = arg};
-    uint8_t prefix[KEY_MAX_SIZE];
-    enum engine_table table;
+    const struct muster_index *by = find_index(walk.row, index);
+    struct place place = place_of(walk.row, by, value);
     struct scan scan;
-    size_t size;
     muster_err err;
 
-    walk.index = index ? find_index(walk.row, index) : NULL;
-    MUSTER_ASSERT(index == NULL || walk.index != NULL);
+    if (by)
+        walk.indexed = store->indexed[walk.row - muster_records][by - walk.row->indexes];
     walk.arena = muster_arena_new();
     walk.record = muster_alloc(type->size);
-    size = walk_prefix(walk.row, walk.index, walk.value, prefix, &table);
-    scan_init(&scan, store->engine, table, bytes_of(prefix, size), bytes_of(NULL, 0), order == MUSTER_NEWEST_FIRST);
+    scan_place(&scan, store, &place, order);
     err = walk_rows(&walk, &scan);
     scan_fini(&scan);
     free(walk.record);
@@ -284,15 +285,30 @@ muster_store_walk(struct muster_store *store, const struct muster_type *type, co
     return err;
 }
 
-static bool
-count_row(void *arg, struct muster_bytes key, struct muster_bytes value)
+muster_err
+muster_store_walk_ids(struct muster_store *store, const struct muster_type *type, const char *index, const char *value,
+                      enum muster_order order, muster_store_visit_id *visit, void *arg)
 {
-    size_t *count = arg;
+    const struct muster_record_row *row = row_of(type);
+    struct place place = place_of(row, find_index(row, index), value);
+    struct muster_bytes key, none;
+    struct muster_id id;
+    struct scan scan;
+    bool more = true;
+    muster_err err = MUSTER_OK;
 
-    (void)key;
-    (void)value;
-    ++*count;
-    return true;
+    scan_place(&scan, store, &place, order);
+    scan.keys_only = true;
+    while (more && (err = scan_next(&scan, &key, &none)) == MUSTER_OK) {
+        if (key.size != ID_SIZE) {
+            err = MUSTER_STORAGE_ERROR;
+            break;
+        }
+        memcpy(id.bytes, key.data, ID_SIZE);
+        more = visit(arg, &id);
+    }
+    scan_fini(&scan);
+    return err == MUSTER_NOT_FOUND ? MUSTER_OK : err;
 }
 
 muster_err
@@ -300,17 +316,12 @@ muster_store_count(struct muster_store *store, const struct muster_type *type, c
                    size_t *out_count)
 {
     const struct muster_record_row *row = row_of(type);
-    const struct muster_index *by = index ? find_index(row, index) : NULL;
-    uint8_t prefix[KEY_MAX_SIZE];
-    enum engine_table table;
-    size_t size, count = 0;
+    struct place place = place_of(row, find_index(row, index), value);
+    uint64_t count;
     muster_err err;
 
-    MUSTER_ASSERT(index == NULL || by != NULL);
-    size = walk_prefix(row, by, value ? value : "", prefix, &table);
-    err = store->engine->class->range(store->engine, table, bytes_of(prefix, size), bytes_of(NULL, 0), false, count_row,
-                                      &count);
+    err = store->engine->class->count(store->engine, place.table, bytes_of(place.key, place.size), &count);
     if (err == MUSTER_OK)
-        *out_count = count;
+        *out_count = (size_t)count;
     return err;
 }

@@ -39,7 +39,7 @@ static bool
 keep_row(void *arg, struct muster_bytes key, struct muster_bytes value)
 {
     struct scan *scan = arg;
-    struct row_head head = {(uint32_t)key.size, (uint32_t)value.size};
+    struct row_head head = {(uint32_t)key.size, scan->keys_only ? 0 : (uint32_t)value.size};
 
     if (scan->skip_from && bytes_compare(key, bytes_in(&scan->from)) == 0)
         return true;
@@ -51,7 +51,7 @@ keep_row(void *arg, struct muster_bytes key, struct muster_bytes value)
     scan->rows++;
     muster_buf_add(&scan->page, &head, sizeof(head));
     muster_buf_add(&scan->page, key.data, key.size);
-    if (value.size)
+    if (head.value_size)
         muster_buf_add(&scan->page, value.data, value.size);
     return true;
 }

@@ -8,8 +8,6 @@
 
 #include "store/store.h"
 
-#define FORMAT 1 /* of the whole folder; a newer one is refused */
-
 static const char epoch_name[] = "epoch";
 static const char totals_name[] = "totals";
 
@@ -25,12 +23,9 @@ name_of(const char *name)
 void
 totals_write(const struct totals *totals, uint8_t out_bytes[TOTALS_SIZE])
 {
-    number_write(FORMAT, out_bytes);
-    number_write(totals->reserved, out_bytes + 8);
-    number_write(totals->oldest, out_bytes + 16);
-    number_write(totals->jobs, out_bytes + 24);
-    number_write(totals->events, out_bytes + 32);
-    number_write(totals->event_bytes, out_bytes + 40);
+    number_write(totals->reserved, out_bytes);
+    number_write(totals->oldest, out_bytes + 8);
+    number_write(totals->event_bytes, out_bytes + 16);
 }
 
 static bool
@@ -38,14 +33,12 @@ totals_read(const struct muster_buf *bytes, struct totals *out_totals)
 {
     const uint8_t *data = (const uint8_t *)bytes->data;
 
-    if (bytes->size != TOTALS_SIZE || number_read(data) != FORMAT)
+    if (bytes->size != TOTALS_SIZE)
         return false;
     *out_totals = (struct totals){
-        .reserved = number_read(data + 8),
-        .oldest = number_read(data + 16),
-        .jobs = number_read(data + 24),
-        .events = number_read(data + 32),
-        .event_bytes = number_read(data + 40),
+        .reserved = number_read(data),
+        .oldest = number_read(data + 8),
+        .event_bytes = number_read(data + 16),
     };
     return out_totals->reserved >= 1 && out_totals->reserved < INT64_MAX - LOG_RESERVE;
 }
@@ -115,6 +108,27 @@ load_totals(struct muster_store *store)
     return err;
 }
 
+static bool
+keep_id(void *arg, struct muster_bytes key, struct muster_bytes value)
+{
+    (void)value;
+    if (key.size == ID_SIZE)
+        memcpy(arg, key.data, ID_SIZE);
+    return false;
+}
+
+static muster_err
+load_newest(struct muster_store *store)
+{
+    const struct muster_record_row *row;
+    muster_err err = MUSTER_OK;
+
+    for (row = muster_records; row->type && err == MUSTER_OK; row++)
+        err = store->engine->class->range(store->engine, record_table(row), bytes_of(NULL, 0), bytes_of(NULL, 0), true,
+                                          keep_id, &store->newest[row - muster_records]);
+    return err;
+}
+
 /* Everything below totals.reserved may have been given out before, so numbering goes on there.  No number may leave
  * before the new reserve is on disk. */
 static muster_err
@@ -147,6 +161,8 @@ load(struct muster_store *store)
     if (err == MUSTER_OK)
         err = load_totals(store);
     if (err == MUSTER_OK)
+        err = load_newest(store);
+    if (err == MUSTER_OK)
         err = reserve_first(store);
     return err;
 }
@@ -170,6 +186,7 @@ muster_store_on_engine(struct muster_engine **engine_p, const struct store_optio
     *engine_p = NULL;
     store->options = *options;
     pthread_mutex_init(&store->lock, NULL);
+    index_fields(store);
     err = load(store);
     if (err) {
         free_store(store);
@@ -193,8 +210,7 @@ muster_store_open(const char *path, const struct store_options *options, struct 
     err = muster_store_on_engine(&engine, options, out_store);
     if (err)
         snprintf(problem, problem_size, "cannot use the data folder %s: %s", path,
-                 err == MUSTER_STORAGE_FULL ? muster_err_text(err)
-                                            : "it is damaged, or was written by a newer version of muster");
+                 err == MUSTER_STORAGE_FULL ? muster_err_text(err) : "it is damaged");
     else if (stat(path, &folder) == 0)
         snprintf((*out_store)->mark, sizeof(*out_store)->mark, "%s-%llx", (*out_store)->epoch,
                  (unsigned long long)folder.st_ino);
@@ -238,11 +254,14 @@ muster_store_epoch(const struct muster_store *store)
 void
 muster_store_stats(struct muster_store *store, struct muster_store_stats *out_stats)
 {
-    struct muster_store_stats stats;
+    struct muster_store_stats stats = {0};
+    uint64_t events = 0;
 
+    /* Where these cannot be read now, they are 0. */
+    (void)muster_store_count(store, &job_type, NULL, NULL, &stats.jobs);
+    (void)store->engine->class->count(store->engine, ENGINE_EVENTS, bytes_of(NULL, 0), &events);
+    stats.events = (size_t)events;
     pthread_mutex_lock(&store->lock);
-    stats.jobs = (size_t)store->totals.jobs;
-    stats.events = (size_t)store->totals.events;
     stats.commits = store->commits;
     pthread_mutex_unlock(&store->lock);
     stats.last_seq = atomic_load(&store->next) - 1;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* What the files of this folder share: the store's struct, the keys of its tables, and the scan over them.
  *
- * META        "epoch" -> 16 hexadecimal digits; "totals" -> struct totals
- * RECORDS     wire name of the type, 0, id -> header (below), msgpack of the record
- * INDEX       name of the index, 0, text of the field, 0, id -> nothing
+ * META        "epoch" -> 16 hexadecimal digits; "totals" -> struct totals; the engine's own "format"
  * EVENTS      number, 8 bytes big-endian -> msgpack of the event
- * JOB_EVENTS  id of the job, number -> nothing */
+ * JOB_EVENTS  id of the job -> the set of its events' numbers
+ * INDEX       name of the index, 0, text of the field -> the set of the records' ids
+ * RECORDS     one table a type: id -> header (below), msgpack of the record */
 #ifndef STORE_STORE_H
 #define STORE_STORE_H
 
@@ -26,16 +26,14 @@
 #define NUMBER_SIZE 8
 #define INDEXES_MAX 8    /* of one record type */
 #define INDEX_TEXT 257   /* longest text in an index and its NUL; longer ones end in a digest */
-#define NAME_MAX_SIZE 64 /* of a record type or an index */
-#define KEY_MAX_SIZE (NAME_MAX_SIZE + INDEX_TEXT + ID_SIZE + 2)
+#define NAME_MAX_SIZE 64 /* of an index, with its NUL */
+#define KEY_MAX_SIZE (NAME_MAX_SIZE + INDEX_TEXT)
 
-/* Kept with every commit, so that opening a store reads nothing else. */
+/* Kept with every commit.  Rows are not counted here: the engine knows their number. */
 struct totals {
     int64_t reserved;    /* event numbers below this may have been given out */
     int64_t oldest;      /* events before this number were removed */
-    int64_t jobs;        /* records */
-    int64_t events;      /* rows of the log */
-    int64_t event_bytes; /* of their keys and values */
+    int64_t event_bytes; /* of the keys and values of the log */
 };
 
 struct muster_store {
@@ -48,11 +46,14 @@ struct muster_store {
     pthread_mutex_t lock; /* guards what follows; the writer reads it without, as nobody else changes it */
     struct totals totals;
     uint64_t commits;
+    /* The writer's alone: of each record type, an id that none is above, so that new records need not be looked for. */
+    struct muster_id newest[ENGINE_RECORD_TYPES];
+    const struct muster_field *indexed[ENGINE_RECORD_TYPES][INDEXES_MAX]; /* the fields of their indexes */
 };
 
 /* ---- store.c ---- */
 
-#define TOTALS_SIZE 48
+#define TOTALS_SIZE 24
 /* Totals as they lie in META. */
 void totals_write(const struct totals *totals, uint8_t out_bytes[TOTALS_SIZE]);
 /* The change of a commit that writes the totals from `bytes`. */
@@ -76,16 +77,15 @@ struct header {
 /* False when the bytes do not begin with a header.  The texts point into `value`. */
 bool header_read(struct muster_bytes value, struct header *out_header);
 /* Append the header of a decoded record. */
-void header_write(const struct muster_record_row *row, const void *record, struct muster_buf *out);
+void header_write(const struct muster_store *store, const struct muster_record_row *row, const void *record,
+                  struct muster_buf *out);
+/* Fill store->indexed. */
+void index_fields(struct muster_store *store);
 
-/* Each writes a key into `out_key` and returns its size. */
-size_t record_key(const struct muster_type *type, const struct muster_id *id, uint8_t out_key[KEY_MAX_SIZE]);
-size_t index_key(const char *index, struct muster_bytes text, const struct muster_id *id,
-                 uint8_t out_key[KEY_MAX_SIZE]);
-
-/* ---- log.c ---- */
-
-void job_event_key(const struct muster_id *job, int64_t seq, uint8_t out_key[ID_SIZE + NUMBER_SIZE]);
+/* The table of a record type. */
+enum engine_table record_table(const struct muster_record_row *row);
+/* Write the key of the set for this text into `out_key`; its size. */
+size_t index_key(const char *index, struct muster_bytes text, uint8_t out_key[KEY_MAX_SIZE]);
 
 /* ---- batch.c ---- */
 
@@ -100,6 +100,7 @@ struct scan {
     struct muster_engine *engine;
     enum engine_table table;
     bool backward;
+    bool keys_only; /* give out no values; set by the caller after scan_init */
     bool skip_from; /* `from` is a row that was given out already */
     bool ended;     /* the engine has nothing behind the page */
     struct muster_buf prefix, from;
@@ -108,7 +109,8 @@ struct scan {
     size_t last;            /* last row of the page */
     size_t rows, room;      /* rows in the page, rows that fit */
 };
-/* Keys with `prefix`, beginning at `from` (empty: at the end of the table that the direction begins with). */
+/* Keys with `prefix`, or members of the set `prefix`, beginning at `from` (empty: at the end of the table or set that
+ * the direction begins with). */
 void scan_init(struct scan *scan, struct muster_engine *engine, enum engine_table table, struct muster_bytes prefix,
                struct muster_bytes from, bool backward);
 /* The next row, valid until the next call.  MUSTER_NOT_FOUND: there are no more. */

@@ -2,8 +2,9 @@
 /* iris: the history of messages, filtered and in pages.  The connection's thread.
  *
  * The answer has a total, so what the narrowest index leaves over is looked at one by one; when an index answers all
- * filters by itself, it is only counted.  First the ids of a page are found, then their records are read one after the
- * other and encoded with long texts cut, so an answer and its making stay small whatever the jobs are like. */
+ * filters by itself, its count is the total, and it is walked, without reading the records, as far as the page goes.
+ * First the ids of a page are found, then their records are read one after the other and encoded with long texts cut,
+ * so an answer and its making stay small whatever the jobs are like. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -210,14 +211,23 @@ struct walk {
     struct http_request *request;
     const struct filter *filter;
     size_t most;           /* ids of one value that may be on the page, or before it */
-    bool exact;            /* nothing needs to be counted */
     size_t met;            /* jobs that fit */
     size_t kept;           /* ids of this value */
     struct muster_buf ids; /* the newest `most` of each value */
 };
 
+/* False when this value has no more that may be on the page. */
 static bool
-visit(void *arg, const void *record, struct muster_arena *arena)
+keep(void *arg, const struct muster_id *id)
+{
+    struct walk *walk = arg;
+
+    muster_buf_add(&walk->ids, id, sizeof *id);
+    return ++walk->kept < walk->most;
+}
+
+static bool
+look_at(void *arg, const void *record, struct muster_arena *arena)
 {
     const struct job *job = record;
     struct walk *walk = arg;
@@ -228,11 +238,9 @@ visit(void *arg, const void *record, struct muster_arena *arena)
     if (!fits(walk->request, walk->filter, job))
         return true;
     walk->met++;
-    if (walk->kept < walk->most) {
-        muster_buf_add(&walk->ids, &job->id, sizeof job->id);
-        walk->kept++;
-    }
-    return !walk->exact || walk->kept < walk->most;
+    if (walk->kept < walk->most)
+        (void)keep(walk, &job->id);
+    return true;
 }
 
 static int
@@ -241,9 +249,9 @@ newest_first(const void *a, const void *b)
     return memcmp(b, a, sizeof(struct muster_id));
 }
 
-/* Fill walk->ids, in order. */
+/* Fill walk->ids, in order; `exact`: all jobs of the source fit. */
 static muster_err
-find(struct walk *walk, const struct source *source)
+find(struct walk *walk, const struct source *source, bool exact)
 {
     struct muster_store *store = http_house(walk->request)->store;
     muster_err err = MUSTER_OK;
@@ -251,7 +259,10 @@ find(struct walk *walk, const struct source *source)
 
     for (i = 0; i < source->count && !err; i++) {
         walk->kept = 0;
-        err = muster_store_walk(store, &job_type, source->index, source->values[i], MUSTER_NEWEST_FIRST, visit, walk);
+        err = exact ? muster_store_walk_ids(store, &job_type, source->index, source->values[i], MUSTER_NEWEST_FIRST,
+                                            keep, walk)
+                    : muster_store_walk(store, &job_type, source->index, source->values[i], MUSTER_NEWEST_FIRST,
+                                        look_at, walk);
     }
     if (walk->ids.size > 0)
         qsort(walk->ids.data, walk->ids.size / sizeof(struct muster_id), sizeof(struct muster_id), newest_first);
@@ -296,7 +307,7 @@ add_entry(struct muster_buf *out, const struct job *job, struct muster_arena *ar
     muster_json_encode(&iris_entry_type, &entry, out);
 }
 
-/* Jobs that were removed since they were found are left out. */
+/* Jobs that were removed since they were found, or do not fit any more, are left out. */
 static muster_err
 add_entries(const struct walk *walk, const struct iris_page *page, struct muster_buf *out)
 {
@@ -310,7 +321,7 @@ add_entries(const struct walk *walk, const struct iris_page *page, struct muster
     for (; i < end && !err; i++) {
         muster_arena_clear(arena);
         err = muster_store_get(http_house(walk->request)->store, &job_type, &ids[i], arena, &job);
-        if (err == MUSTER_OK)
+        if (err == MUSTER_OK && fits(walk->request, walk->filter, &job))
             add_entry(out, &job, arena);
         else if (err == MUSTER_NOT_FOUND)
             err = MUSTER_OK;
@@ -324,14 +335,16 @@ run(struct http_request *request, const struct filter *filter, struct iris_page 
 {
     struct walk walk = {.request = request, .filter = filter, .most = (size_t)(page->page * page->limit)};
     struct source source;
-    muster_err err = choose_source(request, filter, &source, &walk.exact);
+    bool exact;
+    muster_err err = choose_source(request, filter, &source, &exact);
 
     if (err)
         return err;
-    err = find(&walk, &source);
+    if (!exact || source.jobs > (size_t)((page->page - 1) * page->limit)) /* the page is not behind the last one */
+        err = find(&walk, &source, exact);
     if (!err)
         err = add_entries(&walk, page, out);
-    page->total = (int64_t)(walk.exact ? source.jobs : walk.met);
+    page->total = (int64_t)(exact ? source.jobs : walk.met);
     muster_buf_free(&walk.ids);
     return err;
 }

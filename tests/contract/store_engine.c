@@ -126,12 +126,12 @@ ON_BOTH(tables_are_apart_and_values_may_be_empty)
 {
     struct fixture fixture = set_up(*backend);
     struct muster_engine *engine = fixture.engine;
-    struct engine_change one = {ENGINE_PUT, ENGINE_INDEX, text("a"), absent()};
+    struct engine_change one = {ENGINE_PUT, ENGINE_EVENTS, text("a"), absent()};
     struct muster_buf out = {0};
 
     cr_assert_eq(engine->class->commit(engine, &one, 1), MUSTER_OK);
     cr_assert(lacks(engine, "a"));
-    cr_assert_eq(engine->class->get(engine, ENGINE_INDEX, text("a"), &out), MUSTER_OK);
+    cr_assert_eq(engine->class->get(engine, ENGINE_EVENTS, text("a"), &out), MUSTER_OK);
     cr_assert_eq(out.size, 0);
     muster_buf_free(&out);
     tear_down(&fixture);
@@ -283,6 +283,184 @@ ON_BOTH(range_goes_down_from_its_boundary)
     tear_down(&fixture);
 }
 
+static uint64_t
+count_of(struct muster_engine *engine, enum engine_table table, const char *key)
+{
+    uint64_t count = 999;
+
+    cr_assert_eq(engine->class->count(engine, table, text(key), &count), MUSTER_OK);
+    return count;
+}
+
+ON_BOTH(rows_are_counted_as_they_come_and_go)
+{
+    struct fixture fixture = set_up(*backend);
+    struct muster_engine *engine = fixture.engine;
+
+    cr_assert_eq(count_of(engine, ENGINE_RECORDS, ""), 0);
+    fill(engine, "b a c");
+    cr_assert_eq(count_of(engine, ENGINE_RECORDS, ""), 3);
+    cr_assert_eq(count_of(engine, ENGINE_RECORDS + 1, ""), 0);
+    fill(engine, "b"); /* it is replaced */
+    cr_assert_eq(change(engine, ENGINE_DELETE, "x", absent()), MUSTER_OK);
+    cr_assert_eq(count_of(engine, ENGINE_RECORDS, ""), 3);
+    cr_assert_eq(change(engine, ENGINE_DELETE, "a", absent()), MUSTER_OK);
+    cr_assert_eq(count_of(engine, ENGINE_RECORDS, ""), 2);
+    tear_down(&fixture);
+}
+
+ON_BOTH(append_of_what_is_not_last_is_a_put)
+{
+    struct fixture fixture = set_up(*backend);
+    struct muster_engine *engine = fixture.engine;
+
+    cr_assert_eq(change(engine, ENGINE_APPEND, "m", text("one")), MUSTER_OK);
+    cr_assert_eq(change(engine, ENGINE_APPEND, "x", text("one")), MUSTER_OK);
+    cr_assert_eq(change(engine, ENGINE_APPEND, "b", text("one")), MUSTER_OK);
+    cr_assert_eq(change(engine, ENGINE_APPEND, "x", text("two")), MUSTER_OK);
+    cr_assert_eq(change(engine, ENGINE_APPEND, "b", text("two")), MUSTER_OK);
+    check_range(engine, "", "", false, 9, "b m x ");
+    cr_assert(holds(engine, "x", "two"));
+    cr_assert(holds(engine, "b", "two"));
+    tear_down(&fixture);
+}
+
+/* ---- sets ---- */
+
+static void
+change_set(struct muster_engine *engine, enum engine_verb verb, const char *set, const char *members)
+{
+    struct engine_change one = {verb, ENGINE_INDEX, text(set), absent()};
+    char member[16];
+    int used;
+
+    for (; sscanf(members, " %15s%n", member, &used) == 1; members += used) {
+        one.value = text(member);
+        cr_assert_eq(engine->class->commit(engine, &one, 1), MUSTER_OK);
+    }
+}
+
+static void
+check_set(struct muster_engine *engine, const char *set, const char *from, bool backward, size_t most,
+          const char *wanted)
+{
+    struct collected collected = {.most = most};
+
+    muster_buf_str(&collected.keys, "");
+    cr_assert_eq(engine->class->range(engine, ENGINE_INDEX, text(set), text(from), backward, collect, &collected),
+                 MUSTER_OK);
+    cr_assert_str_eq(collected.keys.data, wanted, "set '%s' from '%s' %s: '%s'", set, from, backward ? "down" : "up",
+                     collected.keys.data);
+    muster_buf_free(&collected.keys);
+}
+
+ON_BOTH(members_are_visited_from_a_member_on_both_ways)
+{
+    struct fixture fixture = set_up(*backend);
+    struct muster_engine *engine = fixture.engine;
+
+    change_set(engine, ENGINE_PUT, "b", "05 90 03 07");
+    change_set(engine, ENGINE_PUT, "a", "04 99");
+    change_set(engine, ENGINE_PUT, "c", "00 06");
+    check_set(engine, "b", "", false, 9, "03 05 07 90 ");
+    check_set(engine, "b", "", true, 9, "90 07 05 03 ");
+    check_set(engine, "b", "05", false, 9, "05 07 90 ");
+    check_set(engine, "b", "05", true, 9, "05 03 ");
+    check_set(engine, "b", "08", false, 9, "90 ");
+    check_set(engine, "b", "08", true, 9, "07 05 03 ");
+    check_set(engine, "b", "00", false, 9, "03 05 07 90 ");
+    check_set(engine, "b", "00", true, 9, "");
+    check_set(engine, "b", "99", false, 9, "");
+    check_set(engine, "b", "99", true, 9, "90 07 05 03 ");
+    check_set(engine, "b", "", false, 2, "03 05 ");
+    check_set(engine, "b", "", true, 2, "90 07 ");
+    check_set(engine, "b", "07", true, 1, "07 ");
+    tear_down(&fixture);
+}
+
+ON_BOTH(a_set_of_one_and_one_that_is_not_there_are_visited_alike)
+{
+    struct fixture fixture = set_up(*backend);
+    struct muster_engine *engine = fixture.engine;
+    static const char *const froms[] = {"", "00", "05", "99"};
+    static const char *const up[] = {"05 ", "05 ", "05 ", ""}, *const down[] = {"05 ", "", "05 ", "05 "};
+    size_t i;
+
+    change_set(engine, ENGINE_PUT, "b", "05");
+    for (i = 0; i < 4; i++) {
+        check_set(engine, "b", froms[i], false, 9, up[i]);
+        check_set(engine, "b", froms[i], true, 9, down[i]);
+        check_set(engine, "a", froms[i], false, 9, "");
+        check_set(engine, "a", froms[i], true, 9, "");
+        check_set(engine, "c", froms[i], false, 9, "");
+        check_set(engine, "c", froms[i], true, 9, "");
+    }
+    cr_assert_eq(count_of(engine, ENGINE_INDEX, "b"), 1);
+    cr_assert_eq(count_of(engine, ENGINE_INDEX, "c"), 0);
+    tear_down(&fixture);
+}
+
+ON_BOTH(a_set_whose_key_begins_another_ones_is_apart)
+{
+    struct fixture fixture = set_up(*backend);
+    struct muster_engine *engine = fixture.engine;
+
+    change_set(engine, ENGINE_PUT, "team", "02 04");
+    change_set(engine, ENGINE_PUT, "teams", "01 05 09");
+    change_set(engine, ENGINE_PUT, "te", "03");
+    check_set(engine, "te", "", false, 9, "03 ");
+    check_set(engine, "team", "", false, 9, "02 04 ");
+    check_set(engine, "team", "", true, 9, "04 02 ");
+    check_set(engine, "team", "05", true, 9, "04 02 ");
+    check_set(engine, "teams", "", true, 9, "09 05 01 ");
+    check_set(engine, "t", "", false, 9, "");
+    cr_assert_eq(count_of(engine, ENGINE_INDEX, "team"), 2);
+    cr_assert_eq(count_of(engine, ENGINE_INDEX, "teams"), 3);
+    cr_assert_eq(count_of(engine, ENGINE_INDEX, "te"), 1);
+    cr_assert_eq(count_of(engine, ENGINE_INDEX, "t"), 0);
+    cr_assert_eq(count_of(engine, ENGINE_JOB_EVENTS, "team"), 0);
+    tear_down(&fixture);
+}
+
+ON_BOTH(members_are_in_a_set_once_and_leave_it_when_removed)
+{
+    struct fixture fixture = set_up(*backend);
+    struct muster_engine *engine = fixture.engine;
+
+    change_set(engine, ENGINE_APPEND, "a", "05 05 07 03 05 07");
+    change_set(engine, ENGINE_PUT, "a", "05 01");
+    check_set(engine, "a", "", false, 9, "01 03 05 07 ");
+    change_set(engine, ENGINE_DELETE, "a", "04 05 05 99");
+    change_set(engine, ENGINE_DELETE, "b", "01");
+    check_set(engine, "a", "", true, 9, "07 03 01 ");
+    cr_assert_eq(count_of(engine, ENGINE_INDEX, "a"), 3);
+    change_set(engine, ENGINE_DELETE, "a", "07 01 03");
+    check_set(engine, "a", "", false, 9, "");
+    cr_assert_eq(count_of(engine, ENGINE_INDEX, "a"), 0);
+    change_set(engine, ENGINE_APPEND, "a", "02");
+    check_set(engine, "a", "", true, 9, "02 ");
+    tear_down(&fixture);
+}
+
+ON_BOTH(conflict_undoes_changes_of_sets_too)
+{
+    struct fixture fixture = set_up(*backend);
+    struct muster_engine *engine = fixture.engine;
+    struct engine_change batch[] = {
+        {ENGINE_PUT, ENGINE_INDEX, text("a"), text("02")},        {ENGINE_APPEND, ENGINE_INDEX, text("a"), text("02")},
+        {ENGINE_PUT, ENGINE_INDEX, text("a"), text("01")},        {ENGINE_DELETE, ENGINE_INDEX, text("a"), text("01")},
+        {ENGINE_DELETE, ENGINE_INDEX, text("a"), text("05")},     {ENGINE_APPEND, ENGINE_INDEX, text("b"), text("01")},
+        {ENGINE_EXPECT, ENGINE_RECORDS, text("none"), text("x")},
+    };
+
+    change_set(engine, ENGINE_PUT, "a", "01 05");
+    cr_assert_eq(engine->class->commit(engine, batch, 7), MUSTER_CONFLICT);
+    check_set(engine, "a", "", false, 9, "01 05 ");
+    check_set(engine, "b", "", false, 9, "");
+    cr_assert_eq(count_of(engine, ENGINE_INDEX, "a"), 2);
+    tear_down(&fixture);
+}
+
 ON_BOTH(size_grows_with_what_is_kept)
 {
     struct fixture fixture = set_up(*backend);
@@ -413,6 +591,116 @@ ON_BOTH(random_batches_leave_what_an_array_has)
     }
     cr_assert_gt(refused, 10);
     cr_assert_lt(refused, 300);
+    tear_down(&fixture);
+}
+
+/* Sets of a few, of some hundreds and of some thousands: LMDB keeps them in three ways, and goes from one to the next.
+ */
+#define SETS 3
+#define MEMBERS 4000
+
+struct set_model {
+    bool has[SETS][MEMBERS];
+    uint64_t counts[SETS];
+};
+
+struct member_key {
+    uint8_t bytes[16];
+};
+
+static struct member_key
+member_of(unsigned number)
+{
+    struct member_key member = {{0}};
+
+    number_write(number, member.bytes + 2); /* what differs is in the middle */
+    return member;
+}
+
+struct set_comparison {
+    const bool *has;
+    int64_t next, step;
+    bool same;
+};
+
+static bool
+compare_member(void *arg, struct muster_bytes key, struct muster_bytes value)
+{
+    struct set_comparison *comparison = arg;
+    struct member_key wanted;
+
+    while (comparison->next >= 0 && comparison->next < MEMBERS && !comparison->has[comparison->next])
+        comparison->next += comparison->step;
+    if (comparison->next < 0 || comparison->next >= MEMBERS)
+        return comparison->same = false;
+    wanted = member_of((unsigned)comparison->next);
+    comparison->next += comparison->step;
+    comparison->same = bytes_compare(key, bytes_of(wanted.bytes, sizeof(wanted))) == 0 && value.size == 0;
+    return comparison->same;
+}
+
+static void
+check_members(struct muster_engine *engine, const char *set, const bool *has, unsigned from, bool backward)
+{
+    struct set_comparison comparison = {.has = has, .next = from, .step = backward ? -1 : 1, .same = true};
+    struct member_key first = member_of(from);
+
+    cr_assert_eq(engine->class->range(engine, ENGINE_INDEX, text(set), bytes_of(first.bytes, sizeof(first)), backward,
+                                      compare_member, &comparison),
+                 MUSTER_OK);
+    cr_assert(comparison.same, "set %s from %u %s", set, from, backward ? "down" : "up");
+    for (; comparison.next >= 0 && comparison.next < MEMBERS; comparison.next += comparison.step)
+        cr_assert(!has[comparison.next], "set %s from %u lacks %lld", set, from, (long long)comparison.next);
+}
+
+/* Changes of all three sets in one commit; they grow in the first rounds, and lose most again in the last. */
+static void
+change_sets(struct muster_engine *engine, struct set_model *model, unsigned *state, bool growing)
+{
+    static const char *const sets[SETS] = {"a", "ab", "b"};
+    static const unsigned reach[SETS] = {8, 400, MEMBERS};
+    struct engine_change batch[60];
+    struct member_key members[60];
+    unsigned i;
+
+    for (i = 0; i < 60; i++) {
+        unsigned set = roll(state, SETS), number = roll(state, reach[set]);
+        bool removes = roll(state, 4) == (growing ? 0 : 1) || (!growing && roll(state, 4) != 0);
+        bool *has = &model->has[set][number];
+
+        members[i] = member_of(number);
+        batch[i] =
+            (struct engine_change){removes          ? ENGINE_DELETE
+                                   : roll(state, 2) ? ENGINE_APPEND
+                                                    : ENGINE_PUT,
+                                   ENGINE_INDEX, text(sets[set]), bytes_of(members[i].bytes, sizeof(members[i]))};
+        model->counts[set] += (uint64_t)(!removes && !*has) - (uint64_t)(removes && *has);
+        *has = !removes;
+    }
+    cr_assert_eq(engine->class->commit(engine, batch, 60), MUSTER_OK);
+    for (i = 0; i < SETS; i++) {
+        cr_assert_eq(count_of(engine, ENGINE_INDEX, sets[i]), model->counts[i]);
+        check_members(engine, sets[i], model->has[i], roll(state, MEMBERS), roll(state, 2));
+    }
+}
+
+ON_BOTH(random_changes_leave_in_sets_what_arrays_have)
+{
+    struct fixture fixture = set_up(*backend);
+    struct set_model *model = muster_alloc(sizeof(*model));
+    unsigned state = 7, round;
+    uint64_t largest = 0;
+
+    for (round = 0; round < 500; round++) {
+        change_sets(fixture.engine, model, &state, round < 300);
+        largest = model->counts[2] > largest ? model->counts[2] : largest;
+    }
+    check_members(fixture.engine, "ab", model->has[1], 0, false);
+    check_members(fixture.engine, "b", model->has[2], 0, false);
+    check_members(fixture.engine, "b", model->has[2], MEMBERS - 1, true);
+    cr_assert_gt(largest, 2000);
+    cr_assert_lt(model->counts[2], 1500);
+    free(model);
     tear_down(&fixture);
 }
 

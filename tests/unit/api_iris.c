@@ -765,7 +765,9 @@ Test(iris, history_has_pages_and_correct_totals)
     expect_page(ADMIN_KEY, "?status=processing", 1, 1, false);
     expect_page(ADMIN_KEY, "?since=1704067280000", 10, 10, false);
     expect_page(ADMIN_KEY, "?since=2024-01-01T00:01:20Z", 10, 10, false);
+    expect_page(ADMIN_KEY, "?limit=200&page=1000000", 0, 90, false);
     expect_page(BACKEND_KEY, "?limit=50", 50, 60, true);
+    expect_page(BACKEND_KEY, "?limit=50&page=2", 10, 60, false);
     expect_page(BACKEND_KEY, "?team=frontend", 0, 0, false);
     json = call("GET", HISTORY "?limit=1&team=frontend&status=completed", NULL, 200);
     first = json_array_get(json_object_get(json, "messages"), 0);

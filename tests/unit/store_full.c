@@ -164,6 +164,12 @@ moody_range(struct muster_engine *engine, enum engine_table table, struct muster
 }
 
 static muster_err
+moody_count(struct muster_engine *engine, enum engine_table table, struct muster_bytes key, uint64_t *out_count)
+{
+    return moody_of(engine)->inner->class->count(moody_of(engine)->inner, table, key, out_count);
+}
+
+static muster_err
 moody_commit(struct muster_engine *engine, const struct engine_change *changes, size_t count)
 {
     struct moody_engine *self = moody_of(engine);
@@ -180,7 +186,8 @@ moody_size(struct muster_engine *engine, uint64_t *out_map_bytes, uint64_t *out_
 static struct moody_engine *
 moody_new(bool *closed)
 {
-    static const struct engine_class class = {moody_close, moody_get, moody_range, moody_commit, moody_size};
+    static const struct engine_class class = {moody_close, moody_get,    moody_range,
+                                              moody_count, moody_commit, moody_size};
     struct moody_engine *self = muster_alloc(sizeof(*self));
 
     self->base.class = &class;

@@ -471,16 +471,17 @@ Test(log, sweep_leaves_no_row_of_an_event_behind)
     struct muster_engine *engine = engine_memory_new(), *borrowed = engine;
     struct muster_bytes all = {NULL, 0};
     struct muster_id job = id_of(1, 1);
+    struct muster_bytes its = {job.bytes, sizeof(job.bytes)};
     struct muster_store *store = NULL;
     size_t rows = 0;
 
     cr_assert_eq(muster_store_on_engine(&engine, &ample, &store), MUSTER_OK);
     append(store, &job, 1, 5);
-    cr_assert_eq(borrowed->class->range(borrowed, ENGINE_JOB_EVENTS, all, all, false, count_row, &rows), MUSTER_OK);
+    cr_assert_eq(borrowed->class->range(borrowed, ENGINE_JOB_EVENTS, its, all, false, count_row, &rows), MUSTER_OK);
     cr_assert_eq(rows, 5);
     cr_assert(!sweep(store, INT64_C(1) << 40, 100));
     rows = 0;
-    cr_assert_eq(borrowed->class->range(borrowed, ENGINE_JOB_EVENTS, all, all, false, count_row, &rows), MUSTER_OK);
+    cr_assert_eq(borrowed->class->range(borrowed, ENGINE_JOB_EVENTS, its, all, false, count_row, &rows), MUSTER_OK);
     cr_assert_eq(borrowed->class->range(borrowed, ENGINE_EVENTS, all, all, false, count_row, &rows), MUSTER_OK);
     cr_assert_eq(rows, 0);
     muster_store_close(&store);
