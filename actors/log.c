@@ -98,7 +98,7 @@ id_of(struct log_actor *self, const struct store_put *put, struct muster_id *out
         struct muster_id id;
     } record;
     static const struct muster_field fields[] = {
-        {.kind = MUSTER_KIND_ID, .name = "id", .need = MUSTER_REQUIRED},
+        {.kind = MUSTER_KIND_ID, .name = "id", .name_size = 2, .need = MUSTER_REQUIRED},
         {.kind = MUSTER_KIND_END},
     };
     static const struct muster_type type = {.wire = "", .doc = "", .fields = fields, .size = sizeof record};

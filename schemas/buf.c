@@ -3,7 +3,6 @@
  */
 #include "schemas/muster_buf.h"
 
-#include <msgpack.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +11,7 @@
 
 #define BUF_FIRST 256    /* bytes of a buffer's first allocation */
 #define ARENA_CHUNK 8192 /* bytes of an arena's blocks, larger ones aside */
+#define SMALL_BYTES 1000 /* up to here malloc has a list for each thread, which calloc does not look into */
 
 static _Noreturn void
 out_of_memory(size_t size)
@@ -23,11 +23,11 @@ out_of_memory(size_t size)
 void *
 muster_alloc(size_t size)
 {
-    void *memory = calloc(1, size ? size : 1);
+    void *memory = size <= SMALL_BYTES ? malloc(size ? size : 1) : calloc(1, size);
 
     if (memory == NULL)
         out_of_memory(size);
-    return memory;
+    return size <= SMALL_BYTES ? memset(memory, 0, size) : memory;
 }
 
 void *
@@ -48,7 +48,7 @@ muster_strdup(const char *text)
     if (text == NULL)
         return NULL;
     size = strlen(text) + 1;
-    return memcpy(muster_alloc(size), text, size);
+    return memcpy(muster_realloc(NULL, size), text, size);
 }
 
 /* ---- buffer ---- */
@@ -164,17 +164,47 @@ muster_buf_take(struct muster_buf *buf, size_t *out_size)
 
 /* ---- arena ---- */
 
-struct muster_arena {
-    msgpack_zone zone;
+/* Memory in front of what it holds. */
+struct block {
+    struct block *next;
+    size_t size, used; /* of `bytes` */
+    _Alignas(max_align_t) char bytes[];
 };
+
+struct muster_arena {
+    struct block *first; /* small values are put here; never NULL */
+};
+
+static struct block *
+block_new(size_t size, struct block *next)
+{
+    struct block *block = size < SIZE_MAX - sizeof *block ? malloc(sizeof *block + size) : NULL;
+
+    if (block == NULL)
+        out_of_memory(size);
+    block->next = next;
+    block->size = size;
+    block->used = 0;
+    return block;
+}
+
+static void
+blocks_free(struct block *block)
+{
+    struct block *next;
+
+    for (; block; block = next) {
+        next = block->next;
+        free(block);
+    }
+}
 
 struct muster_arena *
 muster_arena_new(void)
 {
     struct muster_arena *arena = muster_alloc(sizeof *arena);
 
-    if (!msgpack_zone_init(&arena->zone, ARENA_CHUNK))
-        out_of_memory(ARENA_CHUNK);
+    arena->first = block_new(ARENA_CHUNK, NULL);
     return arena;
 }
 
@@ -183,7 +213,7 @@ muster_arena_free(struct muster_arena **arena_p)
 {
     if (*arena_p == NULL)
         return;
-    msgpack_zone_destroy(&(*arena_p)->zone);
+    blocks_free((*arena_p)->first);
     free(*arena_p);
     *arena_p = NULL;
 }
@@ -191,17 +221,32 @@ muster_arena_free(struct muster_arena **arena_p)
 void
 muster_arena_clear(struct muster_arena *arena)
 {
-    msgpack_zone_clear(&arena->zone);
+    blocks_free(arena->first->next);
+    arena->first->next = NULL;
+    arena->first->used = 0;
 }
 
-/* The zone doubles a block's size until `size` fits and does not see when that overflows. */
+/* In a block of its own, behind the one that small values are put in. */
 static void *
+large_raw(struct muster_arena *arena, size_t size)
+{
+    arena->first->next = block_new(size, arena->first->next);
+    return arena->first->next->bytes;
+}
+
+static inline void *
 arena_raw(struct muster_arena *arena, size_t size)
 {
-    void *memory = size < SIZE_MAX / 4 ? msgpack_zone_malloc(&arena->zone, size) : NULL;
+    struct block *block = arena->first;
+    void *memory;
 
-    if (memory == NULL)
-        out_of_memory(size);
+    if (size > ARENA_CHUNK / 4 && size > block->size - block->used)
+        return large_raw(arena, size);
+    if (size > block->size - block->used)
+        arena->first = block = block_new(ARENA_CHUNK, block);
+    memory = block->bytes + block->used;
+    size = (size + _Alignof(max_align_t) - 1) / _Alignof(max_align_t) * _Alignof(max_align_t);
+    block->used = size < block->size - block->used ? block->used + size : block->size;
     return memory;
 }
 
@@ -220,6 +265,17 @@ muster_arena_str(struct muster_arena *arena, const char *text, size_t size)
         memcpy(copy, text, size);
     copy[size] = '\0';
     return copy;
+}
+
+char *
+muster_arena_join(struct muster_arena *arena, const char *first, const char *second)
+{
+    size_t begin = strlen(first), end = strlen(second) + 1;
+    char *text = arena_raw(arena, begin + end);
+
+    memcpy(text, first, begin);
+    memcpy(text + begin, second, end);
+    return text;
 }
 
 char *

@@ -46,11 +46,13 @@ static muster_err
 get_int(const struct decode *de, const struct rows_path *path, const struct muster_field *row,
         const struct decode_value *value, void *out)
 {
-    int64_t number = value->number;
+    int64_t number;
 
-    if (value->shape == DECODE_REAL && de->source->textual && is_whole(value->real))
+    if (value->shape == DECODE_INT)
+        number = value->number;
+    else if (value->shape == DECODE_REAL && de->source->textual && is_whole(value->real))
         number = (int64_t)value->real;
-    else if (value->shape != DECODE_INT)
+    else
         return refuse(de, path, row);
     if (!rows_fits(row, number))
         return refuse(de, path, row);
@@ -62,10 +64,12 @@ static muster_err
 get_real(const struct decode *de, const struct rows_path *path, const struct muster_field *row,
          const struct decode_value *value, void *out)
 {
-    double number = value->shape == DECODE_INT ? (double)value->number : value->real;
+    double number;
 
-    if ((value->shape != DECODE_INT && value->shape != DECODE_REAL) || !isfinite(number) ||
-        !rows_fits_real(row, number))
+    if (value->shape != DECODE_INT && value->shape != DECODE_REAL)
+        return refuse(de, path, row);
+    number = value->shape == DECODE_INT ? (double)value->number : value->real;
+    if (!isfinite(number) || !rows_fits_real(row, number))
         return refuse(de, path, row);
     rows_store(row, out, &number, sizeof number);
     return MUSTER_OK;
@@ -80,7 +84,8 @@ get_choice(const struct decode *de, const struct rows_path *path, const struct m
     if (value->shape != DECODE_TEXT)
         return refuse(de, path, row);
     for (choice = row->choice->values; choice->wire; choice++)
-        if (strlen(choice->wire) == value->size && memcmp(choice->wire, value->text, value->size) == 0) {
+        if (value->size > 0 && choice->wire[0] == value->text[0] &&
+            strncmp(choice->wire, value->text, value->size) == 0 && choice->wire[value->size] == '\0') {
             rows_store(row, out, &choice->value, sizeof choice->value);
             return MUSTER_OK;
         }
@@ -111,7 +116,7 @@ get_id(const struct decode *de, const struct rows_path *path, const struct muste
 /* ---- text and bytes ---- */
 
 /* Copy a value that must be clean text. */
-static muster_err
+static inline muster_err
 get_text(const struct decode *de, const struct rows_path *path, const struct decode_value *value, const char **out)
 {
     if (value->shape != DECODE_TEXT)
@@ -162,11 +167,12 @@ static muster_err
 get_bin(const struct decode *de, const struct rows_path *path, const struct muster_field *row,
         const struct decode_value *value, void *out)
 {
-    struct muster_bytes bytes = {NULL, value->size};
+    struct muster_bytes bytes;
     uint8_t *data;
 
     if (value->shape != (de->source->textual ? DECODE_TEXT : DECODE_BYTES))
         return refuse(de, path, row);
+    bytes.size = value->size;
     data = (uint8_t *)muster_arena_str(de->arena, value->text, value->size);
     if (de->source->textual && sodium_base642bin(data, value->size, value->text, value->size, NULL, &bytes.size, NULL,
                                                  sodium_base64_VARIANT_ORIGINAL) != 0)
@@ -185,13 +191,14 @@ get_strs(const struct decode *de, const struct rows_path *path, const struct mus
          const struct decode_value *value, void *out)
 {
     struct rows_path at = {.up = path};
-    struct muster_strs strs = {NULL, value->size};
+    struct muster_strs strs;
     struct decode_value item;
     const char **items;
     muster_err err;
 
     if (value->shape != DECODE_LIST || !rows_fits_size(row, value->size))
         return refuse(de, path, row);
+    strs.count = value->size;
     items = muster_arena_alloc(de->arena, strs.count * sizeof *items);
     for (at.index = 0; at.index < strs.count; at.index++) {
         de->source->item(value, at.index, &item);
@@ -263,13 +270,14 @@ get_many(const struct decode *de, const struct rows_path *path, const struct mus
          const struct decode_value *value, void *out)
 {
     struct rows_path at = {.up = path};
-    struct muster_many many = {NULL, value->size};
+    struct muster_many many;
     struct decode_value item;
     char *items;
     muster_err err;
 
     if (value->shape != DECODE_LIST || !rows_fits_size(row, value->size))
         return refuse(de, path, row);
+    many.count = value->size;
     items = muster_arena_alloc(de->arena, many.count * row->sub->size);
     for (at.index = 0; at.index < many.count; at.index++) {
         de->source->item(value, at.index, &item);
@@ -297,12 +305,12 @@ check_required(const struct decode *de, const struct rows_path *path, const stru
 {
     const struct muster_field *row;
 
-    for (row = type->fields; row->kind != MUSTER_KIND_END; row++) {
-        struct rows_path at = {.up = path, .name = row->name, .size = strlen(row->name)};
+    for (row = type->fields; row->kind != MUSTER_KIND_END; row++, seen >>= 1)
+        if (row->need == MUSTER_REQUIRED && (seen & 1) == 0) {
+            struct rows_path at = {.up = path, .name = row->name, .size = row->name_size};
 
-        if (row->need == MUSTER_REQUIRED && !(seen & UINT64_C(1) << (row - type->fields)))
             return rows_refuse(de->fault, &at, "is required");
-    }
+        }
     return MUSTER_OK;
 }
 
@@ -320,9 +328,13 @@ get_map(const struct decode *de, const struct rows_path *path, const struct must
     if (value->shape != DECODE_MAP)
         return rows_refuse(de->fault, path, "must be an object");
     while (de->source->next(&walk, &name, &item)) {
-        struct rows_path at = {.up = path, .name = name.text, .size = name.size};
+        struct rows_path at = {.up = path};
 
-        row = name.shape == DECODE_TEXT ? rows_find(type, expected, name.text, name.size) : NULL;
+        if (name.shape != DECODE_TEXT)
+            continue;
+        at.name = name.text;
+        at.size = name.size;
+        row = rows_find(type, expected, name.text, name.size);
         if (row == NULL && de->strict)
             return rows_refuse(de->fault, &at, "is not a known field");
         if (row == NULL || item.shape == DECODE_NIL)

@@ -19,7 +19,7 @@ enum decode_shape {
     DECODE_OTHER
 };
 
-/* One parsed value as its library holds it. */
+/* One parsed value as its library holds it.  Only what belongs to its shape is set. */
 struct decode_value {
     enum decode_shape shape;
     bool truth;
@@ -27,7 +27,7 @@ struct decode_value {
     double real;
     const char *text; /* TEXT and BYTES; not terminated */
     size_t size;      /* of text; items of LIST and MAP */
-    void *node;       /* the source's own */
+    void *node;       /* the source's own; of any value of a textual source, of a LIST or MAP of others */
     size_t level;     /* of the items in the source, where it counts */
 };
 

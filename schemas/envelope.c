@@ -28,6 +28,7 @@ put_principal(struct muster_buf *out, const struct muster_principal *principal)
 static void
 put_head(struct muster_buf *out, const struct muster_envelope *envelope, const char *type)
 {
+    (void)muster_buf_room(out, PACK_ROOM);
     pack_list(out, ENVELOPE_ITEMS);
     pack_int(out, MUSTER_ENVELOPE_VERSION);
     pack_text(out, type);

@@ -18,13 +18,20 @@ struct outline {
     size_t values; /* brackets and commas: no fewer than values, the first one aside */
 };
 
+/* Of the quote that ends the string that begins at `at`; `size`: there is none. */
 static size_t
 skip_string(const char *text, size_t size, size_t at)
 {
-    for (at++; at < size && text[at] != '"'; at++)
-        if (text[at] == '\\')
-            at++;
-    return at;
+    const char *end, *before;
+
+    while ((end = memchr(text + at + 1, '"', size - at - 1)) != NULL) {
+        for (before = end; before[-1] == '\\'; before--)
+            ;
+        at = (size_t)(end - text);
+        if ((end - before) % 2 == 0)
+            return at;
+    }
+    return size;
 }
 
 static struct outline

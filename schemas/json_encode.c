@@ -156,17 +156,17 @@ put_struct(const struct muster_type *type, const void *in, struct muster_buf *ou
 {
     const struct muster_field *row;
     const char *separator = "\"";
+    uint64_t left;
 
     if (in == NULL) {
         muster_buf_str(out, "null");
         return;
     }
     muster_buf_str(out, "{");
-    for (row = type->fields; row->kind != MUSTER_KIND_END; row++) {
-        if (row->need == MUSTER_OPTIONAL && rows_is_empty(row, in))
-            continue;
+    for (left = rows_present(type, in); left != 0; left &= left - 1) {
+        row = &type->fields[__builtin_ctzll(left)];
         muster_buf_str(out, separator);
-        muster_buf_str(out, row->name);
+        muster_buf_add(out, row->name, row->name_size);
         muster_buf_str(out, "\":");
         put_field(row, in, out);
         separator = ",\"";

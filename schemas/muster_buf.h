@@ -70,6 +70,8 @@ void muster_arena_free(struct muster_arena **arena_p);
 void muster_arena_clear(struct muster_arena *arena);
 void *muster_arena_alloc(struct muster_arena *arena, size_t size); /* zeroed; fits pointers, int64_t, double */
 char *muster_arena_str(struct muster_arena *arena, const char *text, size_t size);
+/* One text behind the other. */
+char *muster_arena_join(struct muster_arena *arena, const char *first, const char *second);
 char *muster_arena_printf(struct muster_arena *arena, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

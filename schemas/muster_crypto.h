@@ -33,6 +33,15 @@ bool muster_id_is_zero(const struct muster_id *id);
 int64_t muster_id_time(const struct muster_id *id);
 
 void muster_sha256(const void *data, size_t size, uint8_t out_digest[MUSTER_DIGEST]);
+/* The same, for a text that comes again and again, such as a key: the digest of the last one is remembered.  What is
+ * kept of the text itself is a keyed hash.  Zeroed at first; one thread at a time. */
+struct muster_known {
+    bool used;
+    uint8_t secret[16]; /* random: the key of `mark` */
+    uint8_t mark[16];   /* of the last text */
+    uint8_t digest[MUSTER_DIGEST];
+};
+void muster_sha256_known(struct muster_known *known, const void *data, size_t size, uint8_t out_digest[MUSTER_DIGEST]);
 void muster_hex(const uint8_t *bytes, size_t size, char *out_text); /* 2 * size + 1 characters */
 muster_err muster_unhex(const char *text, uint8_t *out_bytes, size_t size);
 /* Hexadecimal SHA-256 of several texts, up to a NULL; texts that are divided otherwise have another digest. */

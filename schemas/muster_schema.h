@@ -77,6 +77,7 @@ struct muster_type;
 struct muster_field {
     enum muster_kind kind;
     const char *name;
+    uint32_t name_size; /* strlen(name) */
     enum muster_need need;
     int64_t lo, hi;
     size_t offset;

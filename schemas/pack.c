@@ -2,84 +2,136 @@
 /* Structs to msgpack.  Any thread; nothing here fails.
  *
  * Bounds are the decoder's business: a struct that lacks a REQUIRED value is packed with nil in its place, and whoever
- * decodes it says which field that was. */
+ * decodes it says which field that was.  The library's packer is not used: it calls back for each head, and most values
+ * are little more than that. */
 #include "schemas/pack.h"
 
-#include <msgpack.h>
+#include <endian.h>
 #include <string.h>
 
 #include "schemas/rows.h"
 
 /* ---- values ---- */
 
-static int
-append(void *out, const char *data, size_t size)
+/* First bytes.  What is long or large has one that stands for a number behind it of 1, 2, 4 or 8 bytes, and those are
+ * that of one byte (there is none of lists and maps) plus 0, 1, 2 or 3. */
+enum {
+    SHORT_MAP = 0x80,
+    SHORT_LIST = 0x90,
+    SHORT_TEXT = 0xa0,
+    NIL = 0xc0,
+    BOOL = 0xc2,
+    BYTES = 0xc4,
+    REAL = 0xc8,
+    UINT = 0xcc,
+    INT = 0xd0,
+    TEXT = 0xd9,
+    LIST = 0xdb,
+    MAP = 0xdd
+};
+enum { SHORT_ITEMS = 15, SHORT_TEXT_BYTES = 31, HEAD_BYTES = 9 };
+
+/* 0 to 3: in how few of 1, 2, 4 or 8 bytes the number fits. */
+static unsigned
+width_of(uint64_t number)
 {
-    muster_buf_add(out, data, size);
-    return 0;
+    if (number <= UINT8_MAX)
+        return 0;
+    return number <= UINT16_MAX ? 1 : number <= UINT32_MAX ? 2 : 3;
 }
 
-/* The library's packer has no state but where it appends to. */
-static msgpack_packer
-packer_of(struct muster_buf *out)
+/* Where the next byte goes.  HEAD_BYTES must be free, of which those that `width` leaves out count for nothing. */
+static inline char *
+put_head(char *at, unsigned head, unsigned width, uint64_t number)
 {
-    return (msgpack_packer){.data = out, .callback = append};
+    uint64_t bytes = htobe64(number << (64 - (8U << width)));
+
+    *at++ = (char)(head + width);
+    memcpy(at, &bytes, sizeof bytes);
+    return at + ((size_t)1 << width);
+}
+
+static inline void
+put_body(struct muster_buf *out, char *at, const void *data, size_t size)
+{
+    if (size > 0)
+        memcpy(at, data, size);
+    out->size = (size_t)(at - out->data) + size;
+}
+
+static inline void
+put_byte(struct muster_buf *out, unsigned byte)
+{
+    *muster_buf_room(out, 1) = (char)byte;
+    out->size++;
 }
 
 static void
-put_bool(struct muster_buf *out, bool truth)
+put_items(struct muster_buf *out, unsigned short_head, unsigned head, size_t count)
 {
-    msgpack_packer packer = packer_of(out);
+    char *at = muster_buf_room(out, HEAD_BYTES);
 
-    (void)(truth ? msgpack_pack_true(&packer) : msgpack_pack_false(&packer));
+    if (count <= SHORT_ITEMS)
+        *at++ = (char)(short_head | count);
+    else
+        at = put_head(at, head, count <= UINT16_MAX ? 1 : 2, count);
+    out->size = (size_t)(at - out->data);
+}
+
+static inline void
+put_text(struct muster_buf *out, const char *text, size_t size)
+{
+    char *at = muster_buf_room(out, HEAD_BYTES + size);
+
+    if (size <= SHORT_TEXT_BYTES)
+        *at++ = (char)(SHORT_TEXT | size);
+    else
+        at = put_head(at, TEXT, width_of(size), size);
+    put_body(out, at, text, size);
 }
 
 static void
 put_real(struct muster_buf *out, double number)
 {
-    msgpack_packer packer = packer_of(out);
+    char *at = muster_buf_room(out, HEAD_BYTES);
+    uint64_t bits;
 
-    (void)msgpack_pack_double(&packer, number);
-}
-
-static void
-put_map(struct muster_buf *out, size_t count)
-{
-    msgpack_packer packer = packer_of(out);
-
-    (void)msgpack_pack_map(&packer, count);
+    memcpy(&bits, &number, sizeof bits);
+    out->size = (size_t)(put_head(at, REAL, 3, bits) - out->data);
 }
 
 void
 pack_list(struct muster_buf *out, size_t count)
 {
-    msgpack_packer packer = packer_of(out);
-
-    (void)msgpack_pack_array(&packer, count);
+    put_items(out, SHORT_LIST, LIST, count);
 }
 
 void
 pack_int(struct muster_buf *out, int64_t number)
 {
-    msgpack_packer packer = packer_of(out);
+    char *at = muster_buf_room(out, HEAD_BYTES);
 
-    (void)msgpack_pack_int64(&packer, number);
+    if (number >= -32 && number < 128)
+        *at++ = (char)number;
+    else if (number > 0)
+        at = put_head(at, UINT, width_of((uint64_t)number), (uint64_t)number);
+    else
+        at = put_head(at, INT, width_of((uint64_t)~number << 1), (uint64_t)number); /* with room for its sign */
+    out->size = (size_t)(at - out->data);
 }
 
 void
 pack_bytes(struct muster_buf *out, const void *data, size_t size)
 {
-    msgpack_packer packer = packer_of(out);
+    char *at = muster_buf_room(out, HEAD_BYTES + size);
 
-    (void)msgpack_pack_bin_with_body(&packer, data, size);
+    put_body(out, put_head(at, BYTES, width_of(size), size), data, size);
 }
 
 void
 pack_text(struct muster_buf *out, const char *text)
 {
-    msgpack_packer packer = packer_of(out);
-
-    (void)msgpack_pack_str_with_body(&packer, text ? text : "", text ? strlen(text) : 0);
+    put_text(out, text, text ? strlen(text) : 0);
 }
 
 /* ---- structs ---- */
@@ -99,7 +151,7 @@ put_pairs(struct muster_buf *out, const struct muster_pairs *pairs)
 {
     size_t i;
 
-    put_map(out, pairs->count);
+    put_items(out, SHORT_MAP, MAP, pairs->count);
     for (i = 0; i < pairs->count; i++) {
         pack_text(out, pairs->items[i].name);
         pack_text(out, pairs->items[i].value);
@@ -124,7 +176,7 @@ put_field(struct muster_buf *out, const struct muster_field *row, const void *in
 
     switch (row->kind) {
     case MUSTER_KIND_BOOL:
-        put_bool(out, *(const bool *)at);
+        put_byte(out, BOOL | *(const bool *)at);
         return;
     case MUSTER_KIND_INT:
     case MUSTER_KIND_MS:
@@ -164,37 +216,29 @@ put_field(struct muster_buf *out, const struct muster_field *row, const void *in
     }
 }
 
-static bool
-is_left_out(const struct muster_field *row, const void *in)
-{
-    return row->need == MUSTER_OPTIONAL && rows_is_empty(row, in);
-}
-
 void
 pack_struct(struct muster_buf *out, const struct muster_type *type, const void *in)
 {
     const struct muster_field *row;
-    size_t count = 0;
+    uint64_t left;
 
     if (in == NULL) {
-        msgpack_packer packer = packer_of(out);
-
-        (void)msgpack_pack_nil(&packer);
-        return;
+        put_byte(out, NIL);
+    } else {
+        left = rows_present(type, in);
+        put_items(out, SHORT_MAP, MAP, (size_t)__builtin_popcountll(left));
+        for (; left != 0; left &= left - 1) {
+            row = &type->fields[__builtin_ctzll(left)];
+            put_text(out, row->name, row->name_size);
+            put_field(out, row, in);
+        }
     }
-    for (row = type->fields; row->kind != MUSTER_KIND_END; row++)
-        count += !is_left_out(row, in);
-    put_map(out, count);
-    for (row = type->fields; row->kind != MUSTER_KIND_END; row++) {
-        if (is_left_out(row, in))
-            continue;
-        pack_text(out, row->name);
-        put_field(out, row, in);
-    }
+    out->data[out->size] = '\0';
 }
 
 void
 muster_pack(const struct muster_type *type, const void *in, struct muster_buf *out)
 {
+    (void)muster_buf_room(out, PACK_ROOM);
     pack_struct(out, type, in);
 }

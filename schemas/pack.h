@@ -10,10 +10,13 @@
 /* Values in one msgpack text; the largest message, log.publish, has 2 million. */
 #define PACK_VALUES_MAX 4000000
 
+/* Bytes that most messages and records fit in, so that their buffer grows once. */
+#define PACK_ROOM 600
+
 /* A place in msgpack bytes, read value by value.  What a head announces is believed only as far as bytes are there. */
 struct pack_reader {
     const uint8_t *at, *end;
-    bool broken;                       /* the bytes are no msgpack or pass a limit: nothing more is read */
+    bool broken;                       /* the bytes are no msgpack or pass a limit; then `at` is `end` */
     uint64_t values;                   /* announced by lists and maps so far */
     size_t depth;                      /* level of the next value; 0: the whole */
     uint64_t left[PACK_DEPTH_MAX + 1]; /* values still to come, level by level */
@@ -26,7 +29,7 @@ bool pack_read(struct pack_reader *reader, size_t level, struct decode_value *ou
 /* Walk over what was not read.  Was it one well-formed value and nothing behind it? */
 bool pack_read_end(struct pack_reader *reader);
 
-/* Append one value. */
+/* Append one value.  The NUL that ends a buffer is behind a struct only, so each text of values ends with one. */
 void pack_int(struct muster_buf *out, int64_t number);
 void pack_text(struct muster_buf *out, const char *text); /* NULL: "" */
 void pack_bytes(struct muster_buf *out, const void *data, size_t size);

@@ -9,22 +9,22 @@
 #define RECORD(id, wire, version, doc)                  TYPE(id, wire, doc)
 #define SECTION(id, wire, doc)                          TYPE(id, wire, doc)
 #define FIELD(id, kind, name, need, lo, hi, doc) \
-    { MUSTER_KIND_##kind, #name, MUSTER_##need, lo, hi, offsetof(struct id, name), NULL, NULL, NULL, doc },
+    { MUSTER_KIND_##kind, #name, sizeof(#name) - 1, MUSTER_##need, lo, hi, offsetof(struct id, name), NULL, NULL, NULL, doc },
 #define OPTION(id, kind, name, initial, lo, hi, doc) \
-    { MUSTER_KIND_##kind, #name, MUSTER_OPTIONAL, lo, hi, offsetof(struct id, name), NULL, NULL, initial, doc },
+    { MUSTER_KIND_##kind, #name, sizeof(#name) - 1, MUSTER_OPTIONAL, lo, hi, offsetof(struct id, name), NULL, NULL, initial, doc },
 #define CHOICE(id, choice, name, need, doc) \
-    { MUSTER_KIND_CHOICE, #name, MUSTER_##need, 0, 0, offsetof(struct id, name), NULL, &choice##_enum, NULL, doc },
+    { MUSTER_KIND_CHOICE, #name, sizeof(#name) - 1, MUSTER_##need, 0, 0, offsetof(struct id, name), NULL, &choice##_enum, NULL, doc },
 #define CHOICE_OPTION(id, choice, name, initial, doc) \
-    { MUSTER_KIND_CHOICE, #name, MUSTER_OPTIONAL, 0, 0, offsetof(struct id, name), NULL, &choice##_enum, initial, doc },
+    { MUSTER_KIND_CHOICE, #name, sizeof(#name) - 1, MUSTER_OPTIONAL, 0, 0, offsetof(struct id, name), NULL, &choice##_enum, initial, doc },
 #define ONE(id, sub, name, need, doc) \
-    { MUSTER_KIND_ONE, #name, MUSTER_##need, 0, 0, offsetof(struct id, name), &sub##_type, NULL, NULL, doc },
+    { MUSTER_KIND_ONE, #name, sizeof(#name) - 1, MUSTER_##need, 0, 0, offsetof(struct id, name), &sub##_type, NULL, NULL, doc },
 #define INNER(id, sub, name, doc) \
-    { MUSTER_KIND_ONE, #name, MUSTER_OPTIONAL, 0, 0, offsetof(struct id, name), &sub##_type, NULL, "{}", doc },
+    { MUSTER_KIND_ONE, #name, sizeof(#name) - 1, MUSTER_OPTIONAL, 0, 0, offsetof(struct id, name), &sub##_type, NULL, "{}", doc },
 #define MANY(id, sub, name, need, max, doc) \
-    { MUSTER_KIND_MANY, #name, MUSTER_##need, 0, max, offsetof(struct id, name), &sub##_type, NULL, NULL, doc },
+    { MUSTER_KIND_MANY, #name, sizeof(#name) - 1, MUSTER_##need, 0, max, offsetof(struct id, name), &sub##_type, NULL, NULL, doc },
 #define NAMED(id, sub, name, max, doc) \
-    { MUSTER_KIND_MANY, #name, MUSTER_OPTIONAL, 0, max, offsetof(struct id, name), &sub##_type, NULL, "name: ", doc },
-#define END(id)                                             { MUSTER_KIND_END, NULL, 0, 0, 0, 0, NULL, NULL, NULL, NULL } };
+    { MUSTER_KIND_MANY, #name, sizeof(#name) - 1, MUSTER_OPTIONAL, 0, max, offsetof(struct id, name), &sub##_type, NULL, "name: ", doc },
+#define END(id)                                             { MUSTER_KIND_END, NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL } };
 #define INDEXES(id)
 #define INDEX(id, name, field)
 #define INDEXES_END(id)

@@ -176,49 +176,28 @@ rows_expected(const struct muster_field *row, bool as_option, char *out_text, si
 /* ---- bounds ---- */
 
 bool
-rows_fits(const struct muster_field *row, int64_t number)
-{
-    return number >= row->lo && number <= row->hi;
-}
-
-bool
 rows_fits_real(const struct muster_field *row, double number)
 {
     return number >= (double)row->lo && number <= (double)row->hi; /* false for NaN */
 }
 
-bool
-rows_fits_size(const struct muster_field *row, size_t size)
-{
-    return size <= INT64_MAX && rows_fits(row, (int64_t)size);
-}
-
-static bool
-is_named(const struct muster_field *row, const char *name, size_t size)
-{
-    size_t i;
-
-    for (i = 0; i < size && row->name[i] != '\0' && row->name[i] == name[i]; i++)
-        ;
-    return i == size && row->name[i] == '\0';
-}
-
 const struct muster_field *
-rows_find(const struct muster_type *type, const struct muster_field *from, const char *name, size_t size)
+rows_search(const struct muster_type *type, const struct muster_field *from, const char *name, size_t size)
 {
     const struct muster_field *row;
 
     for (row = from; row->kind != MUSTER_KIND_END; row++)
-        if (is_named(row, name, size))
+        if (rows_is_named(row, name, size))
             return row;
     for (row = type->fields; row != from; row++)
-        if (is_named(row, name, size))
+        if (rows_is_named(row, name, size))
             return row;
     return NULL;
 }
 
-bool
-rows_is_empty(const struct muster_field *row, const void *in)
+/* Is the field zero, NULL or empty? */
+static inline bool
+is_empty(const struct muster_field *row, const void *in)
 {
     const void *at = rows_at(row, in);
     const char *text;
@@ -253,4 +232,16 @@ rows_is_empty(const struct muster_field *row, const void *in)
     default:
         return true;
     }
+}
+
+uint64_t
+rows_present(const struct muster_type *type, const void *in)
+{
+    const struct muster_field *row;
+    uint64_t present = 0, bit = 1;
+
+    for (row = type->fields; row->kind != MUSTER_KIND_END; row++, bit <<= 1)
+        if (row->need == MUSTER_REQUIRED || !is_empty(row, in))
+            present |= bit;
+    return present;
 }

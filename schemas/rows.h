@@ -27,16 +27,41 @@ void rows_duration_text(int64_t ms, char *out_text, size_t size);
 void rows_size_text(int64_t bytes, char *out_text, size_t size);
 
 /* Is a number, a size in bytes or a count within the row's bounds? */
-bool rows_fits(const struct muster_field *row, int64_t number);
+static inline bool
+rows_fits(const struct muster_field *row, int64_t number)
+{
+    return number >= row->lo && number <= row->hi;
+}
+
+static inline bool
+rows_fits_size(const struct muster_field *row, size_t size)
+{
+    return size <= INT64_MAX && rows_fits(row, (int64_t)size);
+}
+
 bool rows_fits_real(const struct muster_field *row, double number);
-bool rows_fits_size(const struct muster_field *row, size_t size);
 
+static inline bool
+rows_is_named(const struct muster_field *row, const char *name, size_t size)
+{
+    return row->name_size == size && __builtin_memcmp(row->name, name, size) == 0;
+}
+
+/* What rows_find does when the first row is not it. */
+const struct muster_field *rows_search(const struct muster_type *type, const struct muster_field *from,
+                                       const char *name, size_t size);
 /* The row of the name, looked for from `from` on and then from the start: fields tend to come in their order. */
-const struct muster_field *rows_find(const struct muster_type *type, const struct muster_field *from, const char *name,
-                                     size_t size);
+static inline const struct muster_field *
+rows_find(const struct muster_type *type, const struct muster_field *from, const char *name, size_t size)
+{
+    if (from->kind != MUSTER_KIND_END && rows_is_named(from, name, size))
+        return from;
+    return rows_search(type, from, name, size);
+}
 
-/* Is the field zero, NULL or empty, so that it is left out when it is OPTIONAL? */
-bool rows_is_empty(const struct muster_field *row, const void *in);
+/* The fields that are encoded, one bit a row, the first row lowest: an OPTIONAL one that is zero, NULL or empty is left
+ * out. */
+uint64_t rows_present(const struct muster_type *type, const void *in);
 
 /* Typed access by offset.  Pointers to structs are copied as bytes: their types differ from row to row. */
 static inline const void *

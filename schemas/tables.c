@@ -140,7 +140,7 @@ find_scope(const char *name, size_t size)
     const struct muster_scope *scope;
 
     for (scope = muster_scopes; scope->name; scope++)
-        if (strncmp(scope->name, name, size) == 0 && scope->name[size] == '\0')
+        if (scope->name[0] == name[0] && strncmp(scope->name, name, size) == 0 && scope->name[size] == '\0')
             return scope;
     return NULL;
 }
@@ -149,11 +149,12 @@ find_scope(const char *name, size_t size)
 static bool
 one_scope_grants(const char *held, size_t size, const char *wanted)
 {
-    const struct muster_scope *scope = find_scope(held, size);
+    const struct muster_scope *scope;
     const char *word, *end;
 
     if (strncmp(held, wanted, size) == 0 && wanted[size] == '\0')
         return true;
+    scope = find_scope(held, size);
     if (scope == NULL || scope->implies == NULL)
         return false;
     for (word = scope->implies; *word != '\0'; word = *end == ' ' ? end + 1 : end) {

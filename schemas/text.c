@@ -41,27 +41,34 @@ text_character(const char *at, size_t left)
     return size;
 }
 
-/* Bytes at the start that are ASCII and not NUL, counted eight at a time. */
-static size_t
-plain_prefix(const char *text, size_t size)
+/* Are up to eight bytes ASCII and not NUL? */
+static inline bool
+is_plain(const char *text, size_t size)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101), highs = UINT64_C(0x8080808080808080);
-    uint64_t word;
-    size_t at;
+    uint64_t word = ones;
 
-    for (at = 0; at + sizeof word <= size; at += sizeof word) {
-        memcpy(&word, text + at, sizeof word);
-        if ((word | (word - ones)) & highs)
-            break;
-    }
-    return at;
+    memcpy(&word, text, size);
+    return ((word | (word - ones)) & highs) == 0;
 }
 
-/* The first byte that is NUL or no valid UTF-8; `size` when there is none. */
-static size_t
-clean_prefix(const char *text, size_t size)
+/* Bytes at the start that are so: eight at a time, at the end fewer. */
+static inline size_t
+plain_prefix(const char *text, size_t size)
 {
-    size_t at = plain_prefix(text, size), step;
+    size_t at;
+
+    for (at = 0; at + sizeof(uint64_t) <= size; at += sizeof(uint64_t))
+        if (!is_plain(text + at, sizeof(uint64_t)))
+            return at;
+    return at < size && is_plain(text + at, size - at) ? size : at;
+}
+
+/* From `at` on.  Most text ends before: kept apart, so that what it needs is not paid for. */
+static __attribute__((noinline)) size_t
+clean_rest(const char *text, size_t size, size_t at)
+{
+    size_t step;
 
     while (at < size && text[at] != '\0') {
         step = (signed char)text[at] > 0 ? 1 : text_character(text + at, size - at);
@@ -72,6 +79,15 @@ clean_prefix(const char *text, size_t size)
             at += plain_prefix(text + at, size - at);
     }
     return at;
+}
+
+/* The first byte that is NUL or no valid UTF-8; `size` when there is none. */
+static inline size_t
+clean_prefix(const char *text, size_t size)
+{
+    size_t at = plain_prefix(text, size);
+
+    return at == size ? size : clean_rest(text, size, at);
 }
 
 bool
@@ -113,24 +129,44 @@ quote_byte(struct muster_buf *out, char byte)
 }
 
 /* ASCII that may stand in a JSON string as it is? */
-static bool
+static inline bool
 is_literal(char letter)
 {
-    unsigned char byte = (unsigned char)letter;
+    return letter >= 0x20 && letter < 0x7f && letter != '"' && letter != '\\';
+}
 
-    return byte >= 0x20 && byte < 0x7f && byte != '"' && byte != '\\';
+/* Bytes at the start that are so, counted eight at a time. */
+static inline size_t
+literal_prefix(const char *text, size_t size)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101);
+    uint64_t word, quote, slash;
+    size_t at;
+
+    for (at = 0; at + sizeof word <= size; at += sizeof word) {
+        memcpy(&word, text + at, sizeof word);
+        quote = word ^ '"' * ones;
+        slash = word ^ '\\' * ones;
+        if ((word | (word + ones) | (word - ' ' * ones) | (quote - ones) | (slash - ones)) & 0x80 * ones)
+            break;
+    }
+    return at;
 }
 
 void
 muster_json_quote(struct muster_buf *out, const char *text, size_t size)
 {
-    size_t from = 0, at = 0, step;
+    size_t from = 0, at = literal_prefix(text, size), step;
 
     (void)muster_buf_room(out, size + 2);
     muster_buf_str(out, "\"");
     while (at < size) {
-        step = is_literal(text[at]) ? 1 : text_character(text + at, size - at);
-        if (step > 1 || is_literal(text[at])) {
+        if (is_literal(text[at])) {
+            at++;
+            continue;
+        }
+        step = text_character(text + at, size - at);
+        if (step > 1) {
             at += step;
             continue;
         }
@@ -140,6 +176,7 @@ muster_json_quote(struct muster_buf *out, const char *text, size_t size)
         else
             quote_byte(out, text[at]);
         from = ++at;
+        at += literal_prefix(text + at, size - at);
     }
     if (size > 0)
         muster_buf_add(out, text + from, at - from);

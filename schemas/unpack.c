@@ -3,6 +3,7 @@
  *
  * Values are read as the rows ask for them and never stand in memory as a tree.  The library's parser is not used: it
  * allocates what a list's head announces, gigabytes for six bytes. */
+#include <endian.h>
 #include <string.h>
 
 #include "schemas/pack.h"
@@ -38,11 +39,12 @@ static bool
 stop(struct pack_reader *reader, struct decode_value *out)
 {
     reader->broken = true;
+    reader->at = reader->end;
     out->shape = DECODE_OTHER;
     return false;
 }
 
-static bool
+static inline bool
 take_bytes(struct pack_reader *reader, enum decode_shape shape, uint64_t size, struct decode_value *out)
 {
     if (size > (size_t)(reader->end - reader->at))
@@ -61,6 +63,7 @@ enter(struct pack_reader *reader, enum decode_shape shape, uint64_t count, struc
 
     out->shape = shape;
     out->size = (size_t)count;
+    out->node = reader;
     if (values == 0)
         return true;
     reader->values += values;
@@ -72,17 +75,15 @@ enter(struct pack_reader *reader, enum decode_shape shape, uint64_t count, struc
     return true;
 }
 
-/* The bytes must be there. */
-static uint64_t
+/* Up to 8 bytes, the highest first; they must be there. */
+static inline uint64_t
 take_number(struct pack_reader *reader, size_t size)
 {
-    const uint8_t *end = reader->at + size, *at;
     uint64_t number = 0;
 
-    for (at = reader->at; at < end; at++)
-        number = number << 8 | *at;
-    reader->at = end;
-    return number;
+    memcpy((char *)&number + sizeof number - size, reader->at, size);
+    reader->at += size;
+    return be64toh(number);
 }
 
 static void
@@ -115,11 +116,25 @@ set_int(uint64_t bits, uint8_t head, size_t size, struct decode_value *out)
 }
 
 static bool
+read_int(struct pack_reader *reader, uint8_t head, struct decode_value *out)
+{
+    size_t size = (size_t)1 << (head & 3);
+
+    if ((size_t)(reader->end - reader->at) < size)
+        return stop(reader, out);
+    out->shape = DECODE_INT;
+    set_int(take_number(reader, size), head, size, out);
+    return true;
+}
+
+static bool
 read_long(struct pack_reader *reader, uint8_t head, struct decode_value *out)
 {
     const struct head_row *row = &head_rows[head & 0x1f];
     uint64_t number;
 
+    if (row->shape == DECODE_INT)
+        return read_int(reader, head, out);
     if (head == NEVER_USED || (size_t)(reader->end - reader->at) < (size_t)row->count_bytes)
         return stop(reader, out);
     number = take_number(reader, row->count_bytes);
@@ -129,24 +144,19 @@ read_long(struct pack_reader *reader, uint8_t head, struct decode_value *out)
         return false;
     if (row->shape == DECODE_BOOL)
         out->truth = head & 1;
-    if (row->shape != DECODE_INT && row->shape != DECODE_REAL)
-        return true;
-    reader->at -= row->bytes;
-    number = take_number(reader, row->bytes);
-    if (row->shape == DECODE_INT)
-        set_int(number, head, row->bytes, out);
-    else
-        set_real(number, row->bytes, out);
+    if (row->shape == DECODE_REAL) {
+        reader->at -= row->bytes;
+        set_real(take_number(reader, row->bytes), row->bytes, out);
+    }
     return true;
 }
 
-static bool
+static inline bool
 read_next(struct pack_reader *reader, struct decode_value *out)
 {
     uint8_t head;
 
-    *out = (struct decode_value){.shape = DECODE_OTHER, .node = reader};
-    if (reader->broken || reader->at == reader->end)
+    if (reader->at == reader->end)
         return stop(reader, out);
     head = *reader->at++;
     reader->left[reader->depth]--;
@@ -186,11 +196,18 @@ pack_read_begin(struct pack_reader *reader, const void *data, size_t size)
     reader->left[0] = 1;
 }
 
+static inline bool
+read_at(struct pack_reader *reader, size_t level, struct decode_value *out)
+{
+    if (reader->depth > level)
+        leave(reader, level);
+    return read_next(reader, out);
+}
+
 bool
 pack_read(struct pack_reader *reader, size_t level, struct decode_value *out)
 {
-    leave(reader, level);
-    return read_next(reader, out);
+    return read_at(reader, level, out);
 }
 
 bool
@@ -210,15 +227,18 @@ static void
 list_item(const struct decode_value *list, size_t index, struct decode_value *out)
 {
     (void)index;
-    (void)pack_read(list->node, list->level, out);
+    (void)read_at(list->node, list->level, out);
 }
 
 static bool
 next_member(struct decode_walk *walk, struct decode_value *out_name, struct decode_value *out)
 {
+    struct pack_reader *reader = walk->map->node;
+    size_t level = walk->map->level;
+
     if (walk->index++ == walk->map->size)
         return false;
-    return pack_read(walk->map->node, walk->map->level, out_name) && pack_read(walk->map->node, walk->map->level, out);
+    return read_at(reader, level, out_name) && read_at(reader, level, out);
 }
 
 static const struct decode_source msgpack_source = {.textual = false, .item = list_item, .next = next_member};

@@ -111,7 +111,7 @@ name(struct muster_arena *arena, const char *prefix, const struct muster_id *id)
     char text[MUSTER_ID_TEXT];
 
     muster_id_text(id, text);
-    return muster_arena_printf(arena, "%s%s", prefix, text);
+    return muster_arena_join(arena, prefix, text);
 }
 
 const char *
@@ -219,7 +219,7 @@ iris_problem_of(struct muster_arena *arena, const struct job *job)
 struct muster_queue_view
 iris_queue_view(struct http_request *request, const char *team)
 {
-    const char *board = muster_arena_printf(http_arena(request), MUSTER_QUEUE_BOARD "/%s", team);
+    const char *board = muster_arena_join(http_arena(request), MUSTER_QUEUE_BOARD "/", team);
     struct muster_notice *notice = muster_board_take(http_house(request)->bus, board);
     struct muster_queue_view view = {.queued = 0};
 

@@ -13,7 +13,7 @@ enum { PLACE_MS = 2000 /* the queue has so long to say where a message stands */
 static const struct muster_agent_view *
 agent_view(struct http_request *request, const char *team)
 {
-    const char *board = muster_arena_printf(http_arena(request), MUSTER_AGENT_PREFIX "%s", team);
+    const char *board = muster_arena_join(http_arena(request), MUSTER_AGENT_PREFIX, team);
     struct muster_notice *notice = muster_board_take(http_house(request)->bus, board);
     struct muster_agent_view *view = NULL;
 

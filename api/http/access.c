@@ -31,7 +31,7 @@ login_secret(struct http_request *request, const char *secret, const char *name,
     muster_err err = MUSTER_UNAUTHORIZED;
 
     *out_reason = "Invalid API key";
-    muster_sha256(secret, strlen(secret), digest);
+    muster_sha256_known(&request->thread->known, secret, strlen(secret), digest);
     if (notice)
         err = muster_keys_check_digest(muster_notice_object(notice), digest, muster_clock_ms(), &key, out_reason);
     if (err == MUSTER_OK && name && *name && strcmp(name, key->name) != 0) {
@@ -102,15 +102,13 @@ not_taken(struct http_request *request, const char *what, const char **out_reaso
 static muster_err
 login_bearer(struct http_request *request, const char *text, const char **out_reason)
 {
-    bool is_token = http_jwt_is_token(text);
-    muster_err err = MUSTER_UNAUTHORIZED;
+    bool takes_keys = takes(request, "bearer");
+    muster_err err = takes_keys ? login_secret(request, text, NULL, out_reason) : MUSTER_UNAUTHORIZED;
 
-    if (takes(request, "bearer"))
-        err = login_secret(request, text, NULL, out_reason);
-    else if (!is_token)
-        return not_taken(request, "Bearer keys are", out_reason);
-    if (err == MUSTER_OK || !is_token)
-        return err;
+    if (err == MUSTER_OK)
+        return MUSTER_OK;
+    if (!http_jwt_is_token(text))
+        return takes_keys ? err : not_taken(request, "Bearer keys are", out_reason);
     return takes_tokens(request) ? login_token(request, text, out_reason)
                                  : not_taken(request, "JSON Web Tokens are", out_reason);
 }

@@ -31,7 +31,8 @@ struct http_entry {
     const struct http_route *route; /* NULL: requests that fit no route */
     const char *method;             /* of the route; without one: a known method, or "other" */
     const struct http_dialect *dialect;
-    size_t pieces; /* of the route's path */
+    size_t pieces;    /* of the route's path */
+    const char *last; /* of them, with its slash */
     _Atomic uint64_t statuses[HTTP_STATUSES];
     _Atomic uint64_t buckets[HTTP_BUCKETS + 1]; /* the last one: longer */
     _Atomic uint64_t duration_us;
@@ -52,6 +53,7 @@ struct http_thread {
     struct muster_post *post;   /* NULL until the first ask */
     int64_t asked;              /* number of the last message sent */
     struct muster_arena *arena; /* of the current request; NULL until the first */
+    struct muster_known known;  /* the last credential */
     struct muster_buf in;       /* body of the request */
     struct muster_buf text;     /* body of the answer */
     struct muster_buf out;      /* the answer with its head */

@@ -28,14 +28,15 @@ refuse(struct http_request *request, muster_err err, const char *message)
     return false;
 }
 
-/* How many headers have this name, and the value of the first. */
+/* How many headers have this name, and the value of the first.  Most differ in their first letter. */
 static int
 count_headers(const struct mg_request_info *info, const char *name, const char **out_value)
 {
     int i, count = 0;
 
     for (i = 0; i < info->num_headers; i++)
-        if (strcasecmp(info->http_headers[i].name, name) == 0 && count++ == 0)
+        if ((info->http_headers[i].name[0] | 0x20) == (name[0] | 0x20) &&
+            strcasecmp(info->http_headers[i].name, name) == 0 && count++ == 0)
             *out_value = info->http_headers[i].value;
     return count;
 }

@@ -167,6 +167,13 @@ fits(const char *pattern, const char *path, struct match *match)
     return *pattern == '\0' && *path == '\0';
 }
 
+/* The last piece tells most routes apart: both have the same number of them. */
+static bool
+ends_alike(const struct http_entry *entry, const char *last)
+{
+    return entry->last[1] == '{' || strcmp(entry->last, last) == 0;
+}
+
 static bool
 serves(const struct http_request *request, const struct http_route *route)
 {
@@ -237,11 +244,12 @@ http_route_find(struct http_request *request)
     struct http_entry *best = NULL;
     struct match match, best_match = {.count = 0};
     size_t pieces = count_pieces(request->path), i;
+    const char *last = strrchr(request->path, '/');
 
     for (i = 0; i < server->route_count; i++) {
         struct http_entry *entry = &server->entries[i];
 
-        if (entry->pieces != pieces || !serves(request, entry->route) ||
+        if (entry->pieces != pieces || !ends_alike(entry, last) || !serves(request, entry->route) ||
             !fits(entry->route->path, request->path, &match))
             continue;
         if (best == NULL || match.literal > best_match.literal) {
@@ -284,6 +292,7 @@ add_routes(struct http_entry *entries, const struct http_dialect *dialect)
             entries[count].route = route;
             entries[count].method = route->method;
             entries[count].pieces = count_pieces(route->path);
+            entries[count].last = strrchr(route->path, '/');
             entries[count].dialect = dialect;
         }
     return count;

@@ -316,6 +316,8 @@ rig_journal(struct rig *rig, struct muster_buf *out)
     off_t at = 0;
     ssize_t got;
 
+    /* Takes along what was said before it. */
+    muster_journal_say(rig->house.journal, WARNING, "test", "Up to here.", MUSTER_SAY_NUMBER("n", 0));
     while ((got = pread(rig->journal_fd, piece, sizeof piece, at)) > 0) {
         muster_buf_add(out, piece, (size_t)got);
         at += got;

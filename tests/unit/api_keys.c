@@ -537,6 +537,53 @@ Test(keys, what_lasts_ends_with_its_key)
 
 /* ---- rotation -------------------------------------------------------------------------------------------------------- */
 
+/* On one connection, whose thread remembers the last credential. */
+static int
+who_on(struct client *client, const char *key)
+{
+    client_say(client, "GET /who HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer %s\r\n\r\n", key);
+    cr_assert(client_answer(client, &answer));
+    return answer.status;
+}
+
+Test(keys, a_connection_may_change_its_key)
+{
+    struct client client = client_open(&rig);
+    int round;
+
+    make_bot("");
+    for (round = 0; round < 3; round++) {
+        cr_expect_eq(who_on(&client, bot), 200);
+        cr_expect(answer_has(&answer, "bot|bot|"), "%s", answer.body.data);
+        cr_expect_eq(who_on(&client, bot), 200);
+        cr_expect(answer_has(&answer, "bot|bot|"), "%s", answer.body.data);
+        cr_expect_eq(who_on(&client, ROOT), 200);
+        cr_expect(answer_has(&answer, "root|root|"), "%s", answer.body.data);
+        cr_expect_eq(who_on(&client, "no-key-of-anybody-at-all"), 401);
+    }
+    client_close(&client);
+}
+
+Test(keys, a_key_that_was_just_used_ends_at_once)
+{
+    struct client client = client_open(&rig);
+    char old[128];
+
+    make_bot("");
+    cr_expect_eq(who_on(&client, bot), 200);
+    cr_expect_eq(who_on(&client, bot), 200);
+    memcpy(old, bot, sizeof old);
+    cr_expect_eq(post("/api/v1/keys/bot/rotate", ROOT, "{}"), 200, "%s", answer.body.data);
+    member("key", bot, sizeof bot);
+    cr_expect_eq(who_on(&client, old), 401, "rotated");
+    cr_expect_eq(who_on(&client, bot), 200);
+    cr_expect_eq(who_on(&client, bot), 200);
+    do_revoke();
+    cr_expect_eq(who_on(&client, bot), 401, "revoked");
+    cr_expect_eq(who_on(&client, bot), 401);
+    client_close(&client);
+}
+
 Test(keys, a_key_is_rotated)
 {
     char id[64], new_id[64], old[128], text[128];

@@ -122,6 +122,39 @@ Test(digest, known_answers)
     cr_assert(muster_digest_equal(digest, other));
 }
 
+Test(digest, that_of_a_known_text_is_its_sha256)
+{
+    static const char *const texts[] = {"abc", "abc", "abd", "", "", "abc", "abcd", "abc"};
+    uint8_t digest[MUSTER_DIGEST], expected[MUSTER_DIGEST];
+    struct muster_known known = {0}, other = {0};
+    size_t i;
+
+    cr_assert_eq(muster_crypto_init(), MUSTER_OK);
+    for (i = 0; i < sizeof texts / sizeof *texts; i++) {
+        muster_sha256(texts[i], strlen(texts[i]), expected);
+        muster_sha256_known(&known, texts[i], strlen(texts[i]), digest);
+        cr_expect(muster_digest_equal(digest, expected), "%zu", i);
+    }
+    muster_sha256_known(&other, "abc", 3, digest);
+    cr_expect_neq(memcmp(known.mark, other.mark, sizeof known.mark), 0, "each has its own secret");
+    cr_expect_null(memmem(&known, sizeof known, "abc", 3), "the text itself is not kept");
+}
+
+Test(digest, a_known_text_is_not_hashed_again)
+{
+    uint8_t digest[MUSTER_DIGEST];
+    struct muster_known known = {0};
+
+    cr_assert_eq(muster_crypto_init(), MUSTER_OK);
+    muster_sha256_known(&known, "abc", 3, digest);
+    known.digest[0] ^= 1;
+    muster_sha256_known(&known, "abc", 3, digest);
+    cr_expect_eq(memcmp(digest, known.digest, sizeof digest), 0);
+    known.mark[15] ^= 1;
+    muster_sha256_known(&known, "abc", 3, digest);
+    cr_expect_eq(digest[0], 0xba);
+}
+
 Test(digest, bad_hex_changes_nothing)
 {
     uint8_t bytes[2] = {7, 8};
@@ -256,6 +289,22 @@ Test(buf, an_empty_one_is_taken_as_empty_text)
     muster_buf_free(&buf);
 }
 
+Test(alloc, gives_zeroed_memory_of_any_size)
+{
+    static const size_t sizes[] = {0, 1, 24, 999, 1000, 1001, 100000};
+    size_t i, at, round;
+    char *memory;
+
+    for (round = 0; round < 3; round++)
+        for (i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            memory = muster_alloc(sizes[i]);
+            for (at = 0; at < sizes[i]; at++)
+                cr_assert_eq(memory[at], 0);
+            memset(memory, 0xff, sizes[i]);
+            free(memory);
+        }
+}
+
 Test(arena, gives_zeroed_aligned_memory_of_any_size)
 {
     struct muster_arena *arena = muster_arena_new();
@@ -275,6 +324,8 @@ Test(arena, gives_zeroed_aligned_memory_of_any_size)
     }
     cr_assert_str_eq(muster_arena_str(arena, "abcdef", 3), "abc");
     cr_assert_str_eq(muster_arena_printf(arena, "%s-%d", "x", 5), "x-5");
+    cr_assert_str_eq(muster_arena_join(arena, "ab", "c"), "abc");
+    cr_assert_str_eq(muster_arena_join(arena, "", ""), "");
     muster_arena_free(&arena);
     cr_assert_null(arena);
     muster_arena_free(&arena);

@@ -168,6 +168,27 @@ Test(json, brackets_in_strings_are_not_nesting)
     cr_assert_not(muster_json_shallow(text, sizeof text));
 }
 
+Test(json, an_escaped_quote_does_not_end_a_string)
+{
+    static const struct {
+        const char *string;
+        bool ends;
+    } rows[] = {
+        {"\"\"", true},         {"\"x\"", true},         {"\"\\\"", false},      {"\"\\\\\"", true},
+        {"\"\\\\\\\"", false},  {"\"\\\\\\\\\"", true},  {"\"\\\"\"", true},     {"\"\\\"\\\"", false},
+        {"\"\\\"\\\\\"", true}, {"\"a\\\"b\\c\"", true}, {"\"a\\\"b\\c", false}, {"\"", false},
+    };
+    char text[200];
+    size_t i, size;
+
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        size = strlen(rows[i].string);
+        memset(text, '[', sizeof text);
+        memcpy(text, rows[i].string, size);
+        cr_expect_eq(muster_json_shallow(text, sizeof text), !rows[i].ends, "%s", rows[i].string);
+    }
+}
+
 static void *
 decode_on_small_stack(void *unused)
 {
@@ -244,6 +265,37 @@ Test(text, quoting_escapes_what_json_wants_escaped)
     expect_quoted("\0\x1f", 2, "\"\\u0000\\u001f\"");
     expect_quoted("\xc3\xa9\xf0\x9f\x99\x82", 6, "\"\xc3\xa9\xf0\x9f\x99\x82\"");
     expect_quoted("a\xff\xc3", 3, "\"a\xef\xbf\xbd\xef\xbf\xbd\"");
+}
+
+/* Bytes are looked at eight at a time. */
+Test(text, quoting_finds_each_byte_at_each_place)
+{
+    struct muster_buf buf = {0}, expected = {0};
+    char text[20];
+    unsigned byte;
+    size_t at;
+
+    for (byte = 0; byte < 128; byte++)
+        for (at = 0; at < sizeof text; at++) {
+            memset(text, '~', sizeof text);
+            text[at] = (char)byte;
+            muster_buf_clear(&expected);
+            muster_buf_printf(&expected, "\"%.*s", (int)at, "~~~~~~~~~~~~~~~~~~~~");
+            if (byte == '"' || byte == '\\')
+                muster_buf_printf(&expected, "\\%c", (int)byte);
+            else if (byte >= 0x20 && byte < 0x7f)
+                muster_buf_printf(&expected, "%c", (int)byte);
+            else if (byte == '\b' || byte == '\f' || byte == '\n' || byte == '\r' || byte == '\t')
+                muster_buf_printf(&expected, "\\%c", "btn?fr"[byte - '\b']);
+            else
+                muster_buf_printf(&expected, "\\u%04x", byte);
+            muster_buf_printf(&expected, "%.*s\"", (int)(sizeof text - at - 1), "~~~~~~~~~~~~~~~~~~~~");
+            muster_buf_clear(&buf);
+            muster_json_quote(&buf, text, sizeof text);
+            cr_assert_str_eq(buf.data, expected.data, "%u at %zu", byte, at);
+        }
+    muster_buf_free(&buf);
+    muster_buf_free(&expected);
 }
 
 Test(text, cleaning_replaces_each_bad_byte)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* msgpack: what is packed comes back, and no bytes at all do harm. */
 #include <criterion/criterion.h>
+#include <msgpack.h>
 #include <sys/resource.h>
 
 #include "tests/unit/schemas_random.h"
@@ -51,6 +52,40 @@ Test(pack, decode_of_encode_is_the_same_for_every_type)
                          "%s seed %d: %s %s", type->wire, (int)seed, bench.fault.field, bench.fault.message);
             cr_assert(structs_equal(type, in, out), "%s seed %d", type->wire, (int)seed);
             cr_assert(struct_fits(type, out), "%s seed %d", type->wire, (int)seed);
+            muster_arena_clear(bench.arena);
+        }
+    bench_free(&bench);
+}
+
+/* The library reads what we write, and writes the same bytes. */
+Test(pack, what_is_packed_is_what_msgpack_c_packs)
+{
+    struct bench bench = bench_new();
+    const struct muster_type *type;
+    msgpack_sbuffer again;
+    msgpack_unpacked read;
+    msgpack_packer packer;
+    size_t i, offset;
+    uint64_t seed;
+
+    for (i = 0; (type = type_at(i)) != NULL; i++)
+        for (seed = 0; seed < 100; seed++) {
+            void *in = muster_arena_alloc(bench.arena, type->size);
+
+            random_struct(seed, bench.arena, type, in);
+            muster_buf_clear(&bench.buf);
+            muster_pack(type, in, &bench.buf);
+            msgpack_unpacked_init(&read);
+            msgpack_sbuffer_init(&again);
+            msgpack_packer_init(&packer, &again, msgpack_sbuffer_write);
+            offset = 0;
+            cr_assert_eq(msgpack_unpack_next(&read, bench.buf.data, bench.buf.size, &offset), MSGPACK_UNPACK_SUCCESS);
+            cr_assert_eq(offset, bench.buf.size);
+            (void)msgpack_pack_object(&packer, read.data);
+            cr_assert_eq(again.size, bench.buf.size, "%s seed %d", type->wire, (int)seed);
+            cr_assert_eq(memcmp(again.data, bench.buf.data, again.size), 0, "%s seed %d", type->wire, (int)seed);
+            msgpack_sbuffer_destroy(&again);
+            msgpack_unpacked_destroy(&read);
             muster_arena_clear(bench.arena);
         }
     bench_free(&bench);
@@ -167,6 +202,74 @@ Test(pack, unknown_fields_are_ignored_and_double_ones_are_not)
     bench_free(&bench);
 }
 
+Test(pack, fields_come_in_any_order)
+{
+    struct bench bench = bench_new();
+    static const char mixed[] = "\x84\xa5turns\x07\xa3new\x05\xa8"
+                                "cost_usd\xca\x3f\x80\0\0\xacinput_tokens\xcd\x01\x02";
+    struct usage usage;
+    struct job_callback callback;
+
+    cr_assert_eq(muster_unpack(&usage_type, mixed, sizeof mixed - 1, bench.arena, &usage, &bench.fault), MUSTER_OK,
+                 "%s %s", bench.fault.field, bench.fault.message);
+    cr_assert_eq(usage.turns, 7);
+    cr_assert_eq(usage.input_tokens, 258);
+    cr_assert_float_eq(usage.cost_usd, 1, 0);
+    cr_assert_eq(usage.output_tokens, 0);
+    cr_assert_eq(
+        muster_unpack(&job_callback_type, "\x82\xa6method\xa3PUT\xa3url\xa8http://a", 25, bench.arena, &callback, NULL),
+        MUSTER_OK);
+    cr_assert_str_eq(callback.url, "http://a");
+    cr_assert_str_eq(callback.method, "PUT");
+    bench_free(&bench);
+}
+
+Test(pack, a_name_is_compared_whole)
+{
+    struct bench bench = bench_new();
+    static const char *const names[] = {"ur", "urls", "URL", "", "u", "method\x00"};
+    size_t i, size;
+
+    for (i = 0; i < sizeof names / sizeof *names; i++) {
+        size = i == 5 ? 7 : strlen(names[i]);
+        muster_buf_clear(&bench.buf);
+        muster_buf_add(&bench.buf, "\x82\xa3url\xa8http://a", 14);
+        muster_buf_add(&bench.buf, &(char){(char)(0xa0 | size)}, 1);
+        muster_buf_add(&bench.buf, names[i], size);
+        muster_buf_add(&bench.buf, "\x05", 1); /* would be refused by the row of that name */
+        cr_expect_eq(unpack_callback(&bench, bench.buf.data, bench.buf.size), MUSTER_OK, "%s", names[i]);
+    }
+    muster_buf_clear(&bench.buf);
+    muster_buf_add(&bench.buf, "\x82\xa3url\xa8http://a\x05\x05", 16);
+    cr_expect_eq(unpack_callback(&bench, bench.buf.data, bench.buf.size), MUSTER_OK, "a name that is no text");
+    bench_free(&bench);
+}
+
+Test(pack, a_choice_is_compared_whole)
+{
+    struct bench bench = bench_new();
+    static const char *const bad[] = {"", "token_bucke", "token_buckets", "Token_bucket", "x"};
+    struct limit_take take;
+    size_t i;
+
+    for (i = 0; i < sizeof bad / sizeof *bad; i++) {
+        muster_buf_clear(&bench.buf);
+        muster_buf_str(&bench.buf, "\x81\xa9"
+                                   "algorithm");
+        muster_buf_add(&bench.buf, &(char){(char)(0xa0 | strlen(bad[i]))}, 1);
+        muster_buf_str(&bench.buf, bad[i]);
+        cr_expect_eq(muster_unpack(&limit_take_type, bench.buf.data, bench.buf.size, bench.arena, &take, NULL),
+                     MUSTER_INVALID_REQUEST, "%s", bad[i]);
+    }
+    cr_expect_eq(muster_unpack(&limit_take_type,
+                               "\x81\xa9"
+                               "algorithm\xactoken_bucket",
+                               24, bench.arena, &take, NULL),
+                 MUSTER_OK);
+    cr_expect_eq(take.algorithm, limit_algorithm_TOKEN_BUCKET);
+    bench_free(&bench);
+}
+
 Test(pack, text_with_nul_or_invalid_utf8_is_refused)
 {
     struct bench bench = bench_new();
@@ -276,6 +379,13 @@ Test(pack, numbers_take_their_shortest_form)
     check_packed(&bench, 255, "\xcc\xff", 2);
     check_packed(&bench, 256, "\xcd\x01\x00", 3);
     check_packed(&bench, 65536, "\xce\x00\x01\x00\x00", 5);
+    check_packed(&bench, 0x123456789abcdef, "\xcf\x01\x23\x45\x67\x89\xab\xcd\xef", 9);
+    check_packed(&bench, -32768, "\xd1\x80\x00", 3);
+    check_packed(&bench, INT64_C(-2147483648), "\xd2\x80\x00\x00\x00", 5);
+    check_packed(&bench, INT64_C(-2147483649), "\xd3\xff\xff\xff\xff\x7f\xff\xff\xff", 9);
+    check_packed(&bench, 65535, "\xcd\xff\xff", 3);
+    check_packed(&bench, UINT32_MAX, "\xce\xff\xff\xff\xff", 5);
+    check_packed(&bench, INT64_MAX, "\xcf\x7f\xff\xff\xff\xff\xff\xff\xff", 9);
     check_packed(&bench, INT64_C(1) << 32, "\xcf\x00\x00\x00\x01\x00\x00\x00\x00", 9);
     check_packed(&bench, -1, "\xff", 1);
     check_packed(&bench, -32, "\xe0", 1);
@@ -313,6 +423,52 @@ Test(pack, texts_of_any_length_have_the_head_for_it)
     check_text(&bench, 256, "\xda\x01\x00", 3);
     check_text(&bench, 65535, "\xda\xff\xff", 3);
     check_text(&bench, 65536, "\xdb\x00\x01\x00\x00", 5);
+    bench_free(&bench);
+}
+
+/* A list, a map and bytes of `count`. */
+static void
+check_count(struct bench *bench, size_t count, const char *list_head, size_t list_size, const char *map_head,
+            size_t map_size, const char *bytes_head, size_t bytes_size)
+{
+    const char **items = muster_arena_alloc(bench->arena, (count + 1) * sizeof *items);
+    struct muster_pair *pairs = muster_arena_alloc(bench->arena, (count + 1) * sizeof *pairs);
+    struct key key = {.name = "", .scopes = {items, count}};
+    struct job_callback callback = {.headers = {pairs, count}};
+    struct limit_take take = {.body = {muster_arena_alloc(bench->arena, count), count}};
+    const char *at;
+    size_t i;
+
+    for (i = 0; i < count; i++) {
+        items[i] = "";
+        pairs[i] = (struct muster_pair){"", ""};
+    }
+    muster_buf_clear(&bench->buf);
+    muster_pack(&key_type, &key, &bench->buf);
+    at = memmem(bench->buf.data, bench->buf.size, "scopes", 6);
+    cr_expect_eq(memcmp(at + 6, list_head, list_size), 0, "%zu", count);
+    muster_buf_clear(&bench->buf);
+    muster_pack(&job_callback_type, &callback, &bench->buf);
+    at = memmem(bench->buf.data, bench->buf.size, "headers", 7);
+    cr_expect_eq(memcmp(at + 7, map_head, map_size), 0, "%zu", count);
+    cr_expect_eq(bench->buf.size, (size_t)(at - bench->buf.data) + 7 + map_size + 2 * count, "%zu", count);
+    cr_expect_eq(bench->buf.data[bench->buf.size], '\0');
+    muster_buf_clear(&bench->buf);
+    muster_pack(&limit_take_type, &take, &bench->buf);
+    at = memmem(bench->buf.data, bench->buf.size, "body", 4);
+    cr_expect_eq(memcmp(at + 4, bytes_head, bytes_size), 0, "%zu", count);
+}
+
+Test(pack, lists_maps_and_bytes_of_any_size_have_the_head_for_it)
+{
+    struct bench bench = bench_new();
+
+    check_count(&bench, 15, "\x9f", 1, "\x8f", 1, "\xc4\x0f", 2);
+    check_count(&bench, 16, "\xdc\x00\x10", 3, "\xde\x00\x10", 3, "\xc4\x10", 2);
+    check_count(&bench, 255, "\xdc\x00\xff", 3, "\xde\x00\xff", 3, "\xc4\xff", 2);
+    check_count(&bench, 256, "\xdc\x01\x00", 3, "\xde\x01\x00", 3, "\xc5\x01\x00", 3);
+    check_count(&bench, 65535, "\xdc\xff\xff", 3, "\xde\xff\xff", 3, "\xc5\xff\xff", 3);
+    check_count(&bench, 65536, "\xdd\x00\x01\x00\x00", 5, "\xdf\x00\x01\x00\x00", 5, "\xc6\x00\x01\x00\x00", 5);
     bench_free(&bench);
 }
 

@@ -375,6 +375,13 @@ field_fits(const struct muster_field *row, const void *in)
     }
 }
 
+/* Not left out when the struct is encoded? */
+static inline bool
+is_present(const struct muster_type *type, const struct muster_field *row, const void *in)
+{
+    return rows_present(type, in) >> (row - type->fields) & 1;
+}
+
 /* An OPTIONAL field may be empty whatever its bounds. */
 static inline bool
 struct_fits(const struct muster_type *type, const void *in)
@@ -382,7 +389,7 @@ struct_fits(const struct muster_type *type, const void *in)
     const struct muster_field *row;
 
     for (row = type->fields; row->kind != MUSTER_KIND_END; row++)
-        if (!(row->need == MUSTER_OPTIONAL && rows_is_empty(row, in)) && !field_fits(row, in))
+        if (is_present(type, row, in) && !field_fits(row, in))
             return false;
     return true;
 }
