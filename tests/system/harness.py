@@ -643,6 +643,7 @@ class Daemon:
                     self.end_hard()
                     raise AssertionError(f"the daemon did not end; its threads wait in {stacks}") from None
                 self.knock()
+        self.reader.join(scaled(10))  # what it says last is not taken for the next run's
         status, self.process = self.process.returncode, None
         return status
 
