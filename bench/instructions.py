@@ -105,7 +105,7 @@ def short(text):
 def profile(lab, peers, method, path, body):
     """(instructions a request, [(part, instructions)], [(our function, instructions with what it calls)])"""
     peers.apt("valgrind")
-    daemon = Profiled(lab, {"http": {"threads": 32, "max_streams": 8, "max_waiting": 8}})
+    daemon = Profiled(lab, {"http": {"threads": 32}})
     drive(daemon.port, method, path, body, 10 * CONNECTIONS)
     daemon.control("-i", "on")
     drive(daemon.port, method, path, body, REQUESTS)

@@ -48,7 +48,7 @@ REASONS = {
     15: "the submit is durable before the turn begins.",
     16: "every event is decoded, rendered as JSON and sent; a range read does none of that.",
     17: "the jobs are read, decoded and sorted one by one.",
-    18: "1,000 readers need 2,000 threads (streams may take half of them), at 19 KB each before anybody reads.",
+    18: "each of the 256 threads takes 19 KB before anybody asks, and as much again once it has served somebody.",
     19: "a data folder is made and synced, and a thread a connection started, before the first answer.",
     20: "a page of history counts all jobs that its filter leaves, one by one.",
 }

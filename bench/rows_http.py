@@ -5,7 +5,7 @@ from lab import BODY, Daemon, KEY, Missing
 from rounds import interleave
 from results import measured, skipped
 
-THREADS = 300  # of the civetweb peers: one a connection and some to spare
+THREADS = 300  # of muster and the civetweb peers: one a connection and some to spare
 
 
 def prepare(lab, peers, starters):
@@ -38,7 +38,7 @@ def status(lab, peers, wanted):
     """1: a read with key, scope and rate; 8: the cheapest request with a key."""
     results = []
     for connections in lab.connections:
-        daemon = Daemon(lab)
+        daemon = Daemon(lab, {"http": {"threads": THREADS}})
         limited, free = lab.wrk_script(KEY), lab.wrk_script(KEY + "_free")
         url = daemon.url + "/api/v1/teams/bench/status"
 
@@ -63,7 +63,7 @@ def execute(lab, peers, wanted):
     """2, 3, 4, 5 and 7: a durable submit into a paused team, beside five others."""
     results = []
     for connections in lab.connections:
-        daemon = Daemon(lab)
+        daemon = Daemon(lab, {"http": {"threads": THREADS}})
         script = lab.wrk_script(KEY, BODY)
         path = "/api/v1/teams/bench/execute"
 

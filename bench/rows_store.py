@@ -177,8 +177,7 @@ def memory_idle(lab, peers):
 
 def memory_readers(lab, peers):
     readers = 50 if lab.quick else 1000
-    daemon = Daemon(lab, {"http": {"threads": max(512, 2 * readers + 24), "max_streams": readers, "max_waiting": 8},
-                          "teams": TEAM})
+    daemon = Daemon(lab, {"teams": TEAM})
     job = submit(daemon, "quiet")
     ours = Talk(lab, "fan", daemon.port, readers, 0, lab.new_file("request", sse_request(daemon, job)))
     try:

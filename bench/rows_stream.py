@@ -117,8 +117,9 @@ class Fan:
 
     def __init__(self, lab, readers, events, web_socket=False):
         self.lab, self.readers, self.events, self.web_socket = lab, readers, events, web_socket
-        self.daemon = Daemon(lab, {"http": {"threads": max(512, 2 * readers), "max_streams": readers,
-                                            "max_waiting": 64}, "teams": TEAM})
+        # Event streams need no threads of their own, WebSockets may have half of them.
+        http = {"threads": max(256, 2 * readers), "max_sockets": readers, "max_waiting": 64} if web_socket else {}
+        self.daemon = Daemon(lab, {"http": http, "teams": TEAM})
         self.subscribe = [lab.new_file("subscribe", ws_subscribe())] if web_socket else []
         self.frame = lab.new_file("frame", capture(self.daemon, web_socket))
 

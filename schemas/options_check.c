@@ -112,34 +112,34 @@ check_listen(const struct options_reader *reader, const struct rows_path *http, 
     return MUSTER_OK;
 }
 
-/* Streams and waiting asks hold a thread each.  Neither may take more than half of them, nor both together the last
+/* WebSockets and waiting asks hold a thread each.  Neither may take more than half of them, nor both together the last
  * eighth.  What is not given shrinks to fit. */
 static muster_err
 check_threads(const struct options_reader *reader, const struct rows_path *up, struct http_options *http)
 {
-    const struct rows_path streams = OPTIONS_MEMBER(up, "max_streams"), waiting = OPTIONS_MEMBER(up, "max_waiting");
-    bool has_streams = options_is_given(reader, &streams), has_waiting = options_is_given(reader, &waiting);
+    const struct rows_path sockets = OPTIONS_MEMBER(up, "max_sockets"), waiting = OPTIONS_MEMBER(up, "max_waiting");
+    bool has_sockets = options_is_given(reader, &sockets), has_waiting = options_is_given(reader, &waiting);
     int64_t half = http->threads / 2, both = http->threads - http->threads / 8, room;
 
-    if (has_streams && http->max_streams > half)
-        return options_refuse(reader, &streams, "must be at most %" PRId64 ", half of http.threads", half);
+    if (has_sockets && http->max_sockets > half)
+        return options_refuse(reader, &sockets, "must be at most %" PRId64 ", half of http.threads", half);
     if (has_waiting && http->max_waiting > half)
         return options_refuse(reader, &waiting, "must be at most %" PRId64 ", half of http.threads", half);
-    if (!has_streams) {
+    if (!has_sockets) {
         room = has_waiting ? both - http->max_waiting : both / 2;
-        http->max_streams = http->max_streams < room ? http->max_streams : room;
-        http->max_streams = http->max_streams < half ? http->max_streams : half;
+        http->max_sockets = http->max_sockets < room ? http->max_sockets : room;
+        http->max_sockets = http->max_sockets < half ? http->max_sockets : half;
     }
     if (!has_waiting) {
-        room = both - http->max_streams;
+        room = both - http->max_sockets;
         http->max_waiting = http->max_waiting < room ? http->max_waiting : room;
         http->max_waiting = http->max_waiting < half ? http->max_waiting : half;
     }
-    if (http->max_streams + http->max_waiting > both)
+    if (http->max_sockets + http->max_waiting > both)
         return options_refuse(reader, &waiting,
-                              "must be at most %" PRId64 ": with http.max_streams it must leave an "
+                              "must be at most %" PRId64 ": with http.max_sockets it must leave an "
                               "eighth of http.threads",
-                              both - http->max_streams);
+                              both - http->max_sockets);
     return MUSTER_OK;
 }
 

@@ -353,7 +353,8 @@ run(void *arg)
         settle(&loop);
         go_round(&loop);
         finish_mail(&loop, runner->limit);
-        loop.hooks->end(loop.arg);
+        if (loop.hooks->end)
+            loop.hooks->end(loop.arg);
     }
     loop_fini(&loop);
     return NULL;

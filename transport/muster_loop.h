@@ -20,7 +20,7 @@ struct muster_runner_hooks {
     void (*frame)(void *arg, const void *data, size_t size);
     /* After a batch of messages, timers or descriptors was handled.  May be NULL. */
     void (*idle)(void *arg);
-    /* Last call. */
+    /* Last call.  May be NULL. */
     void (*end)(void *arg);
     /* Messages in a batch, at most; 0: MUSTER_BATCH. */
     size_t batch;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* iris: event streams.  A client that comes back with the id of the last event it saw goes on behind it and never
  * submits again; one that sends its message again with the same Idempotency-Key reads the stream of the first. Handlers
- * park on the connection's thread. */
+ * run on the connection's thread until the stream is live. */
 #include <string.h>
 
 #include "api/dialects/iris.h"
@@ -13,8 +13,7 @@ open_stream(struct http_request *request, const struct muster_id *id, const char
 {
     struct http_topic topic = {.job = *id};
 
-    /* The start event shows it; the text lives in the arena, as long as the stream. */
-    return http_stream_open(request, &topic, iris_render_stream, (void *)(uintptr_t)session_id);
+    return http_stream_open(request, &topic, iris_render_stream, session_id); /* the start event shows it */
 }
 
 static void

@@ -16,8 +16,8 @@
 static void
 take_key(struct http_request *request, const struct key *key)
 {
-    request->has_key = true;
     caller_copy_key(request->thread->arena, key, &request->key);
+    request->pass = (struct http_pass){.given = true, .expires_ms = key->expires_ms, .key = key->id};
     request->limit = caller_rate(request->server->house.options->auth, key);
 }
 
@@ -40,8 +40,7 @@ login_secret(struct http_request *request, const char *secret, const char *name,
     }
     if (err == MUSTER_OK) {
         take_key(request, key);
-        request->by_token = false;
-        memcpy(request->credential, digest, sizeof digest);
+        memcpy(request->pass.credential, digest, sizeof digest);
     }
     muster_notice_release(&notice);
     return err;
@@ -57,7 +56,7 @@ login_token(struct http_request *request, const char *token, const char **out_re
     if (err)
         return err;
     take_key(request, &key);
-    request->by_token = true;
+    request->pass.by_token = true;
     return MUSTER_OK;
 }
 
@@ -255,7 +254,7 @@ http_challenge(const struct http_request *request, struct muster_buf *out)
 }
 
 bool
-http_key_is_good(const struct http_request *request)
+http_pass_is_good(const struct http_server *server, const struct http_pass *pass)
 {
     int64_t now_ms = muster_clock_ms();
     struct muster_notice *notice;
@@ -263,18 +262,24 @@ http_key_is_good(const struct http_request *request)
     const char *reason;
     bool good;
 
-    if (!request->has_key)
+    if (!pass->given)
         return true;
-    if (request->by_token)
-        return now_ms < request->key.expires_ms;
-    notice = muster_board_take(request->server->house.bus, MUSTER_KEYS_BOARD);
+    if (pass->by_token)
+        return now_ms < pass->expires_ms;
+    notice = muster_board_take(server->house.bus, MUSTER_KEYS_BOARD);
     if (notice == NULL)
         return true; /* being republished: the next time will tell */
-    good = muster_keys_check_digest(muster_notice_object(notice), request->credential, now_ms, &key, &reason) ==
-               MUSTER_OK &&
-           muster_id_equal(&key->id, &request->key.id);
+    good =
+        muster_keys_check_digest(muster_notice_object(notice), pass->credential, now_ms, &key, &reason) == MUSTER_OK &&
+        muster_id_equal(&key->id, &pass->key);
     muster_notice_release(&notice);
     return good;
+}
+
+bool
+http_key_is_good(const struct http_request *request)
+{
+    return http_pass_is_good(request->server, &request->pass);
 }
 
 /* ---- what the credential allows ---- */

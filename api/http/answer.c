@@ -238,7 +238,7 @@ count_refusal(struct http_request *request, muster_err err)
     int64_t retry_after_s = request->told.retry_after_s;
     bool counted;
 
-    if (request->counted || !request->has_key || muster_err_http(err) >= 500 || request->server->stopping)
+    if (request->counted || !request->pass.given || muster_err_http(err) >= 500 || request->server->stopping)
         return true;
     counted = http_count_refusal(request);
     request->told.retry_after_s = retry_after_s;

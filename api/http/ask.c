@@ -106,7 +106,7 @@ send_body(struct http_request *request, const char *to, const struct muster_type
 static bool
 is_limited(const struct http_request *request)
 {
-    return request->has_key && request->limit.requests > 0;
+    return request->pass.given && request->limit.requests > 0;
 }
 
 /* `to` NULL: only count. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* Events of all jobs and teams, as they are in the log, as an event stream.  Handlers run on the connection's thread
- * and park there; rendering also runs on the thread of the hub.  What can fail: what the query asks for. */
+ * until the stream is live; rendering also runs on the thread of the hub.  What can fail: what the query asks for. */
 #include <string.h>
 
 #include "actors/muster_job.h"

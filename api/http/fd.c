@@ -74,9 +74,9 @@ search_newest(int top, const struct wanted *wanted)
     return -1;
 }
 
-/* All that are open; -1 also when several fit. */
+/* All that are open and civetweb may have; -1 also when several fit. */
 static int
-search_all(const struct wanted *wanted)
+search_all(const struct http_server *server, const struct wanted *wanted)
 {
     DIR *folder = opendir("/proc/self/fd");
     int fd, found = -1, count = 0;
@@ -86,6 +86,8 @@ search_all(const struct wanted *wanted)
         return -1;
     while ((entry = readdir(folder)) != NULL) {
         fd = entry->d_name[0] == '.' ? -1 : atoi(entry->d_name);
+        if (fd >= server->stream_fds && count > 0)
+            break; /* they come in order, and what follows are most often streams */
         if (fd >= 0 && is_wanted(wanted, fd)) {
             found = fd;
             count++;
@@ -103,7 +105,7 @@ search(struct http_server *server, const struct wanted *wanted)
     if (wanted->local.s_addr != INADDR_ANY)
         fd = search_newest(atomic_load(&server->fd_hint) + FD_AHEAD, wanted);
     if (fd < 0)
-        fd = search_all(wanted);
+        fd = search_all(server, wanted);
     return fd;
 }
 
@@ -133,10 +135,13 @@ int
 http_fd(struct http_request *request)
 {
     const struct mg_request_info *peer = request->peer;
-    struct note note = note_read(request);
+    struct note note;
     struct wanted wanted;
     int fd;
 
+    if (request->connection == NULL)
+        return http_stream_fd(request->stream);
+    note = note_read(request);
     if (note.fd >= 0)
         return note.fd;
     if (peer == NULL || inet_pton(AF_INET, peer->remote_addr, &wanted.peer) != 1)

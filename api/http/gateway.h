@@ -93,11 +93,15 @@ struct http_server {
     atomic_bool draining;
     atomic_bool stopping;
     atomic_int fd_hint;
-    _Atomic int64_t connections;
+    _Atomic int64_t connections; /* civetweb's and the keeper's */
     _Atomic int64_t busy;
     _Atomic int64_t waiting;
-    _Atomic int64_t stream_count; /* streams and sockets */
+    int64_t max_behind;  /* of `behind` */
+    int64_t max_streams; /* what the options say, as far as the process may open descriptors */
+    int stream_fds;      /* the descriptors of streams begin here, so that those of connections stay near each other */
+    _Atomic int64_t stream_count;
     _Atomic int64_t socket_count;
+    _Atomic int64_t behind; /* bytes that readers of streams and sockets have not taken yet, all together */
     _Atomic uint64_t socket_messages;
     _Atomic uint64_t streams_dropped; /* too slow */
     _Atomic uint64_t stream_events;
@@ -105,6 +109,28 @@ struct http_server {
 };
 
 /* ---- a request ---- */
+
+/* A credential, as far as it takes to see whether it is still good. */
+struct http_pass {
+    bool given;                        /* false: none was needed, or none came yet */
+    bool by_token;                     /* a JSON Web Token: in no table, good until it expires */
+    int64_t expires_ms;                /* of a token */
+    struct muster_id key;              /* else */
+    uint8_t credential[MUSTER_DIGEST]; /* of the text that was sent, which may be that from before a rotation */
+};
+
+/* What is left of a request when it ends: for its line of the log and its counters. */
+struct http_books {
+    struct http_entry *entry;
+    int64_t begun_us;
+    int status;
+    const char *method;
+    const char *path; /* as sent, without the query */
+    const char *key;  /* its name */
+    const char *address;
+    const char *agent; /* NULL: it did not say */
+    const char *id;
+};
 
 struct http_field {
     const char *name;
@@ -115,7 +141,7 @@ struct http_stream;
 struct http_socket;
 
 struct http_request {
-    struct mg_connection *connection;
+    struct mg_connection *connection;   /* NULL: the keeper has it, see keeper.c */
     const struct mg_request_info *info; /* NULL when civetweb could not parse the request */
     const struct mg_request_info *peer; /* only the addresses in it are good in any case */
     struct http_server *server;
@@ -130,12 +156,10 @@ struct http_request {
     size_t query_count;
     const void *body;
     struct key key; /* a copy; id zero: no credential was needed */
-    bool has_key;
-    bool by_token;                     /* the key is that of a JSON Web Token: in no table, good until it expires */
-    uint8_t credential[MUSTER_DIGEST]; /* else: of the text that was sent, which may be that from before a rotation */
-    struct rate_limit limit;           /* the effective one; requests 0: unlimited */
-    bool counted;                      /* against the rate */
-    struct muster_principal rate;      /* what is left; rate_limit 0: not known */
+    struct http_pass pass;
+    struct rate_limit limit;      /* the effective one; requests 0: unlimited */
+    bool counted;                 /* against the rate */
+    struct muster_principal rate; /* what is left; rate_limit 0: not known */
     struct {
         const char *message;
         int64_t retry_after_s;
@@ -151,6 +175,7 @@ struct http_request {
     bool head_only;
     bool keep_alive;
     bool answered;
+    bool kept; /* the keeper has the stream, and ends the request */
     int status;
 };
 
@@ -160,6 +185,12 @@ int http_serve(struct mg_connection *connection);
 /* civetweb's http_error: what it could not even parse. */
 int http_refuse(struct mg_connection *connection, int status, const char *message);
 int64_t http_clock_us(void);
+/* What its books will say; the texts are the request's. */
+void http_books_open(struct http_request *request, struct http_books *out);
+/* The end of a request: its counters and its line of the log.  Any thread. */
+void http_books_close(struct http_server *server, const struct http_books *books);
+/* It is at work no more; when it was the last, the stop goes on.  Any thread. */
+void http_leave(struct http_server *server);
 
 /* ---- route.c ---- */
 /* The table of all routes of all dialects. */
@@ -179,6 +210,8 @@ bool http_access(struct http_request *request);
 muster_err http_login(struct http_request *request, const char *authorization, const char **out_reason);
 /* Does its key have the scopes of the route?  *out_missing, in the arena: those it lacks, separated by ", ". */
 bool http_has_scopes(struct http_request *request, const char **out_missing);
+/* As http_key_is_good.  Any thread. */
+bool http_pass_is_good(const struct http_server *server, const struct http_pass *pass);
 /* Append the WWW-Authenticate headers of a 401. */
 void http_challenge(const struct http_request *request, struct muster_buf *out);
 
@@ -206,7 +239,8 @@ void http_watch_tick(struct http_server *server);
 void http_watch_stop(struct http_server *server);
 
 /* ---- fd.c ---- */
-/* The descriptor of the request's connection, valid until the handler returns; -1: cannot be told. */
+/* The descriptor of the request's connection, valid until the handler returns; -1: cannot be told.  Of one that the
+ * keeper has: the stream's own. */
 int http_fd(struct http_request *request);
 /* The request has been served; what its connection brings next is another one. */
 void http_fd_served(struct http_request *request);
@@ -239,9 +273,14 @@ void http_close(struct http_request *request);
 void http_gone(struct http_request *request);
 
 /* ---- stream.c ---- */
+int http_stream_fd(const struct http_stream *stream);
+
+/* ---- hub.c ---- */
+/* MUSTER_OVERLOADED: there are no descriptors or threads for it. */
 muster_err http_streams_start(struct http_server *server, struct http_streams **out_streams);
-/* Wake every parked thread; they see that the server stops. */
+/* Wake all that serve streams and sockets; they see that the server stops. */
 void http_streams_wake(struct http_streams *streams);
+/* No thread of civetweb is left, and the server stops. */
 void http_streams_stop(struct http_streams **streams_p);
 
 /* ---- upgrade.c ---- */
@@ -249,7 +288,7 @@ void http_streams_stop(struct http_streams **streams_p);
 bool http_upgrade_check(struct http_request *request);
 
 /* ---- metrics.c ---- */
-void http_metrics_count(struct http_request *request, int64_t duration_us);
+void http_metrics_count(struct http_entry *entry, int status, int64_t duration_us);
 
 /* ---- common.c ---- */
 /* /health, /metrics and keys. */

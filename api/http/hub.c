@@ -124,10 +124,15 @@ bucket_of(struct http_streams *streams, const struct http_follow *follow)
     return &streams->wide;
 }
 
+/* Nobody wakes the hub for events that nobody reads. */
 void
 http_hub_add(struct http_streams *streams, struct http_sink *sink)
 {
+    struct muster_bus *bus = streams->server->house.bus;
+
     pthread_mutex_lock(&streams->lock);
+    if (streams->sinks == NULL) /* fails at the stop only */
+        (void)muster_feed_subscribe(bus, HUB_ADDRESS, MUSTER_FEED_LIVE | MUSTER_FEED_DURABLE);
     sink->next = streams->sinks;
     sink->at = &streams->sinks;
     if (sink->next)
@@ -143,6 +148,8 @@ http_hub_remove(struct http_streams *streams, struct http_sink *sink)
     *sink->at = sink->next;
     if (sink->next)
         sink->next->at = sink->at;
+    if (streams->sinks == NULL)
+        muster_feed_unsubscribe(streams->server->house.bus, HUB_ADDRESS);
     pthread_mutex_unlock(&streams->lock);
 }
 
@@ -156,6 +163,9 @@ http_hub_join(struct http_streams *streams, struct http_follow *follow)
     pthread_mutex_lock(&bucket->lock);
     follow->bucket = bucket;
     follow->next = bucket->first;
+    follow->at = &bucket->first;
+    if (follow->next)
+        follow->next->at = &follow->next;
     bucket->first = follow;
     pthread_mutex_unlock(&bucket->lock);
 }
@@ -164,12 +174,11 @@ void
 http_hub_leave(struct http_follow *follow)
 {
     struct http_bucket *bucket = follow->bucket;
-    struct http_follow **at;
 
     pthread_mutex_lock(&bucket->lock);
-    for (at = &bucket->first; *at != follow; at = &(*at)->next)
-        ;
-    *at = follow->next;
+    *follow->at = follow->next;
+    if (follow->next)
+        follow->next->at = follow->at;
     pthread_mutex_unlock(&bucket->lock);
     if (http_follow_is_ordered(follow))
         follow->sink->server->streams->ordered--;
@@ -202,12 +211,13 @@ for_each(struct http_streams *streams, void (*call)(struct http_follow *follow))
 void
 http_streams_wake(struct http_streams *streams)
 {
-    const struct http_sink *sink;
+    struct http_sink *sink;
 
     pthread_mutex_lock(&streams->lock);
     for (sink = streams->sinks; sink; sink = sink->next)
-        http_sink_wake(sink);
+        http_sink_stop(sink);
     pthread_mutex_unlock(&streams->lock);
+    http_keeper_hurry(streams->keeper);
 }
 
 static void
@@ -318,7 +328,7 @@ on_frame(void *arg, const void *data, size_t size)
     struct shot shot;
     size_t i;
 
-    if (streams->server->stream_count == 0 && order_count(streams->order) == 0)
+    if (streams->server->stream_count == 0 && streams->server->socket_count == 0 && order_count(streams->order) == 0)
         return;
     muster_arena_clear(streams->arena);
     if (muster_envelope_open(data, size, streams->arena, &envelope) ||
@@ -365,18 +375,10 @@ on_begin(void *arg, struct muster_loop *loop)
 
     streams->loop = loop;
     on_tick(streams);
-    return muster_feed_subscribe(streams->server->house.bus, HUB_ADDRESS, MUSTER_FEED_LIVE | MUSTER_FEED_DURABLE);
+    return MUSTER_OK;
 }
 
-static void
-on_end(void *arg)
-{
-    struct http_streams *streams = arg;
-
-    muster_feed_unsubscribe(streams->server->house.bus, HUB_ADDRESS);
-}
-
-static const struct muster_runner_hooks hooks = {.begin = on_begin, .frame = on_frame, .idle = on_idle, .end = on_end};
+static const struct muster_runner_hooks hooks = {.begin = on_begin, .frame = on_frame, .idle = on_idle};
 
 /* ---- birth and death ---- */
 
@@ -409,6 +411,7 @@ streams_free(struct http_streams *streams)
 {
     size_t i;
 
+    http_keeper_stop(&streams->keeper);
     for_each_bucket(streams, lock_fini);
     pthread_mutex_destroy(&streams->lock);
     for (i = 0; i < HUB_TEXTS; i++)
@@ -432,7 +435,9 @@ http_streams_start(struct http_server *server, struct http_streams **out_streams
     streams->order = order_new();
     for_each_bucket(streams, lock_init);
     pthread_mutex_init(&streams->lock, NULL);
-    err = muster_runner_start(server->house.bus, HUB_ADDRESS, HUB_MAILBOX, &hooks, streams, &streams->runner);
+    err = http_keeper_start(server, &streams->keeper);
+    if (err == MUSTER_OK)
+        err = muster_runner_start(server->house.bus, HUB_ADDRESS, HUB_MAILBOX, &hooks, streams, &streams->runner);
     if (err) {
         streams_free(streams);
         return err;

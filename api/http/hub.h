@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* Live events on their way to clients, shared by the hub (its own thread, hands them out) and the handlers (one parked
- * thread a connection).
+/* Live events on their way to clients, shared by the hub (its own thread, hands them out), the keeper (its own thread,
+ * serves all event streams that are live) and handlers (that open streams, or serve one WebSocket each).
  *
  * A sink is one connection that gets events, a follow is one thing that it wants to hear of: an event stream is a sink
  * with one follow, a WebSocket a sink with many.  A follow stands in a bucket of the hub from join to leave.  The
  * bucket's lock guards the list of follows; the sink's lock guards what a follow keeps, the list of the sink's follows,
  * and every send on its descriptor.  Both at a time: bucket before sink.  After http_hub_leave of its last follow
- * nobody but the handler touches the descriptor.  Nothing here fails unless it says so. */
+ * nobody but the handler or the keeper touches the descriptor.  Nothing here fails unless it says so. */
 #ifndef HUB_H
 #define HUB_H
 
@@ -33,13 +33,15 @@ struct http_sink {
     struct http_server *server;
     http_render_event *render;
     void *arg;
-    int fd;
-    int wake;             /* eventfd: something below has changed */
+    int fd;               /* of a stream, its own: another one of the connection than civetweb has */
+    int wake;             /* of a WebSocket: eventfd, something below has changed */
     bool socket;          /* gets frames of WebSockets, not lines of an event stream */
     pthread_mutex_t lock; /* guards what follows */
+    bool kept;            /* the keeper wants to hear when something below has changed */
     struct http_follow *follows;
     size_t follow_count;
-    struct muster_buf behind; /* bytes that the client has not taken yet, sent by its handler */
+    struct muster_buf behind; /* bytes that the client has not taken yet, sent by keeper or handler */
+    size_t counted;           /* bytes of it in the server's count */
     size_t large;             /* bytes of a text in `behind` that is alone larger than the limit */
     size_t rest;              /* of a frame that was begun, at the head of `behind` */
     bool dropped;             /* too slow */
@@ -55,12 +57,18 @@ struct http_woken {
     bool silence; /* nothing happened in time */
 };
 
-/* Take the request's connection.  MUSTER_SHUTTING_DOWN, MUSTER_OVERLOADED: at the limit of streams. */
+/* Take the request's connection.  MUSTER_SHUTTING_DOWN, MUSTER_OVERLOADED: at the limit of streams or sockets, or no
+ * descriptors are left. */
 muster_err http_sink_open(struct http_sink *sink, struct http_request *request, http_render_event *render, void *arg,
                           bool socket);
-/* It has no follows any more. */
+/* It has no follows any more.  Its connection stays open. */
 void http_sink_close(struct http_sink *sink);
-void http_sink_wake(const struct http_sink *sink);
+/* Under its lock: tell whoever serves it that something has changed. */
+void http_sink_wake(struct http_sink *sink);
+/* The server stops: end every wait for the client.  Not under its lock. */
+void http_sink_stop(struct http_sink *sink);
+/* Count an eventfd up. */
+void http_wake(int fd);
 /* Append `event` as it is sent to this sink; nothing when it does not see it. */
 void http_sink_text(const struct http_sink *sink, const struct event *event, struct muster_arena *arena,
                     struct muster_buf *out);
@@ -68,7 +76,8 @@ void http_sink_text(const struct http_sink *sink, const struct event *event, str
 size_t http_frame_begin(struct muster_buf *out);
 void http_frame_end(struct muster_buf *out, size_t begin);
 
-/* Under its lock: send, or keep what the client does not take; beyond the limit it is dropped. */
+/* Under its lock: send, or keep what the client does not take; beyond the limit, its own or that of all together, it is
+ * dropped. */
 void http_sink_put(struct http_sink *sink, const char *data, size_t size);
 /* Under its lock: send some of what is behind. */
 void http_sink_flush(struct http_sink *sink);
@@ -89,7 +98,7 @@ struct http_mark {
 };
 
 struct http_follow {
-    struct http_follow *next; /* in its bucket */
+    struct http_follow *next, **at; /* in its bucket */
     struct http_bucket *bucket;
     struct http_follow *sibling; /* of the same sink */
     struct http_sink *sink;
@@ -154,6 +163,7 @@ struct hub_text {
 
 struct http_streams {
     struct http_server *server;
+    struct http_keeper *keeper;
     struct muster_runner *runner;
     struct muster_loop *loop;
     struct muster_arena *arena; /* of the message at hand */
@@ -177,7 +187,7 @@ void http_hub_remove(struct http_streams *streams, struct http_sink *sink);
 void http_hub_join(struct http_streams *streams, struct http_follow *follow);
 void http_hub_leave(struct http_follow *follow);
 
-/* ---- join.c: history, then live; the connection's thread.  False: the client cannot be served any further ---- */
+/* ---- join.c: history, then live; a thread that may wait.  False: the client cannot be served any further ---- */
 
 /* An ordered one begins here: with what is published from now on.  It has joined the hub. */
 bool http_join_now(struct http_request *request, struct http_follow *follow);
@@ -185,5 +195,55 @@ bool http_join_now(struct http_request *request, struct http_follow *follow);
 bool http_join(struct http_request *request, struct http_follow *follow);
 /* Send what the hub kept; then it is live. */
 bool http_go_live(struct http_request *request, struct http_follow *follow);
+
+/* ---- stream.c: an event stream ---- */
+
+/* A place in a list; one of itself alone is in none. */
+struct http_link {
+    struct http_link *next, *prev;
+    struct http_stream *stream;
+};
+
+struct http_stream {
+    struct http_sink sink; /* first, so that the one is the other */
+    struct http_follow *follow;
+    char *note; /* for its `render` */
+    /* what is left of the request when the keeper has it */
+    struct http_books books;
+    char *texts; /* of the books */
+    struct http_pass pass;
+    /* the keeper's */
+    struct http_link woken; /* under the keeper's lock: to be looked at */
+    struct http_link beats; /* in the order of */
+    int64_t beat_ms;
+    struct http_link queue; /* for a reader */
+    bool watched;           /* the keeper waits for its client; else it is new or has a reader */
+    bool reading;           /* it has a reader, or had one: a thread to join */
+    bool failed;            /* the reader could not go on */
+    pthread_t reader;
+};
+
+/* It gets nothing any more, and is counted no more. */
+void http_stream_unfollow(struct http_stream *stream);
+/* Then: close its descriptor of the connection, and forget it. */
+void http_stream_free(struct http_stream **stream_p);
+
+/* ---- keeper.c: live streams ---- */
+
+struct http_keeper;
+
+/* MUSTER_OVERLOADED: there are no descriptors or threads for it. */
+muster_err http_keeper_start(struct http_server *server, struct http_keeper **out_keeper);
+/* Ends the streams there are, because the server stops. */
+void http_keeper_stop(struct http_keeper **keeper_p);
+/* Serve this stream, which is live, to its end; its books and pass are filled.  Any thread. */
+void http_keeper_take(struct http_stream **stream_p);
+/* Under its sink's lock: look at it. */
+void http_keeper_wake(struct http_stream *stream);
+/* The server has begun to stop.  Any thread. */
+void http_keeper_hurry(struct http_keeper *keeper);
+/* Put a socket without anybody at the other end in the place of this descriptor of civetweb's, so that the connection
+ * stays when civetweb closes it. */
+bool http_keeper_detach(const struct http_keeper *keeper, int fd);
 
 #endif

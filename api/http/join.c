@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* Joins history and live: no event is left out and none sent twice.  The connection's thread; fails when the client or
- * the log does.
+/* Joins history and live: no event is left out and none sent twice.  A thread that may wait: the connection's, or
+ * a reader of the keeper.  Fails when the client or the log does.
  *
  * The hub keeps live events from the join on; the log is asked to put everything on disk that was published; the stored
  * events are sent; then the kept ones with higher numbers.  A follow of a job takes all that is stored.  An ordered one

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* The gateway's counters, and the text for Prometheus of these and of what others publish.  Counting is atomic and done
- * by every connection's thread. */
+ * by every connection's thread and the keeper's. */
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,15 +27,14 @@ place_of(int status)
 }
 
 void
-http_metrics_count(struct http_request *request, int64_t duration_us)
+http_metrics_count(struct http_entry *entry, int status, int64_t duration_us)
 {
-    struct http_entry *entry = request->entry;
     size_t i;
 
     for (i = 0; i < HTTP_BUCKETS && (double)duration_us > bounds_s[i] * 1e6; i++)
         ;
     atomic_fetch_add_explicit(&entry->buckets[i], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&entry->statuses[place_of(request->status)], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&entry->statuses[place_of(status)], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&entry->duration_us, (uint64_t)duration_us, memory_order_relaxed);
 }
 
@@ -113,12 +112,15 @@ print_requests(const struct http_server *server, struct muster_buf *out)
 static void
 print_connections(const struct http_server *server, struct muster_buf *out)
 {
-    print(out, "muster_http_connections", "gauge", "Connections that hold a thread.", server->connections);
+    print(out, "muster_http_connections", "gauge", "Open connections.", server->connections);
     print(out, "muster_http_busy", "gauge", "Requests at work.", server->busy);
-    print(out, "muster_http_threads", "gauge", "Connections that can be served at a time.", server->options->threads);
+    print(out, "muster_http_threads", "gauge",
+          "Connections that can be served at a time, beside those of event streams.", server->options->threads);
     print(out, "muster_http_waiting", "gauge", "Asks that wait for their answer.", server->waiting);
-    print(out, "muster_http_streams", "gauge", "Event streams.", server->stream_count - server->socket_count);
+    print(out, "muster_http_streams", "gauge", "Event streams.", server->stream_count);
     print(out, "muster_http_sockets", "gauge", "WebSockets.", server->socket_count);
+    print(out, "muster_http_behind_bytes", "gauge", "Bytes kept for readers of streams and WebSockets that are slow.",
+          server->behind);
     print(out, "muster_http_streams_dropped_total", "counter",
           "Streams and WebSockets ended because their reader was too slow.", (int64_t)server->streams_dropped);
     print(out, "muster_http_stream_events_total", "counter", "Events sent to streams and WebSockets.",

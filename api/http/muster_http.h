@@ -116,7 +116,7 @@ void http_error_lift(struct muster_buf *out, muster_err err, const char *details
 /* Append to `out` what this event is to a client of the dialect: for a stream its lines without its id, as
  * "event: chunk\ndata: {...}\n"; for a WebSocket the JSON text of one message.  `cursor` is the event's "epoch-seq".
  * Nothing appended: the client does not see it.  Events are rendered once for all clients with the same `render` and
- * `arg` (as given to http_stream_open or http_socket_run), so it must not look at anything else. */
+ * `arg` (the note of http_stream_open, or as given to http_socket_run), so it must not look at anything else. */
 typedef void http_render_event(struct muster_buf *out, const struct event *event, const char *cursor,
                                struct muster_arena *arena, void *arg);
 
@@ -129,15 +129,15 @@ struct http_topic {
 };
 
 /* Begin to follow `topic`: from now on its events are kept for this client (so nothing is missed between a submit and
- * the first byte).  MUSTER_OVERLOADED: at the limit of streams.  On success the handler must end with http_stream_run
- * or http_stream_drop. */
+ * the first byte).  `note` (a copy; may be NULL) is for `render`.  MUSTER_OVERLOADED: at the limit of streams.  On
+ * success the handler must end with http_stream_run or http_stream_drop. */
 muster_err http_stream_open(struct http_request *request, const struct http_topic *topic, http_render_event *render,
-                            void *arg);
+                            const char *note);
 /* Not to be: stop following; the handler answers otherwise. */
 void http_stream_drop(struct http_request *request);
 /* Send the head, `first` (may be empty), all events after `after` from the log (-1: none, only what came since open),
- * then live ones; returns when the job's last event was sent, the client has left or is too slow, or the server stops.
- */
+ * then live ones.  It returns when the stream is live; that goes on by itself until the job's last event was sent, the
+ * client has left or is too slow, or the server stops. */
 void http_stream_run(struct http_request *request, const char *first, size_t first_size, int64_t after);
 /* The event that a cursor ("epoch-seq", as in Last-Event-ID) names, also one that is on its way to the disk.
  * MUSTER_INVALID_REQUEST: not a cursor; MUSTER_CURSOR_EXPIRED: no longer kept. */

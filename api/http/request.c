@@ -191,22 +191,22 @@ shortened(struct http_request *request, const char *text, size_t most)
     return muster_arena_str(request->thread->arena, text, most);
 }
 
-static void
-say(struct http_request *request, int64_t duration_us)
+void
+http_books_open(struct http_request *request, struct http_books *out)
 {
-    const char *agent = shortened(request, http_header(request, "User-Agent"), 200);
-
-    muster_journal_say(request->server->house.journal, INFO, "http-request", "A request was answered.",
-                       MUSTER_SAY_TEXT("method", shortened(request, request->method, 32)),
-                       MUSTER_SAY_TEXT("path", shortened(request, request->path, 512)),
-                       MUSTER_SAY_NUMBER("status", request->status),
-                       MUSTER_SAY_NUMBER("duration_ms", duration_us / 1000), MUSTER_SAY_TEXT("key", request->key.name),
-                       MUSTER_SAY_TEXT("address", request->peer ? request->peer->remote_addr : ""),
-                       MUSTER_SAY_TEXT("user_agent", agent), MUSTER_SAY_TEXT("request_id", request->id));
+    *out = (struct http_books){.entry = request->entry,
+                               .begun_us = request->begun_us,
+                               .status = request->status,
+                               .method = shortened(request, request->method, 32),
+                               .path = shortened(request, request->path, 512),
+                               .key = request->key.name,
+                               .address = request->peer ? request->peer->remote_addr : "",
+                               .agent = shortened(request, http_header(request, "User-Agent"), 200),
+                               .id = request->id};
 }
 
-static void
-leave(struct http_server *server)
+void
+http_leave(struct http_server *server)
 {
     if (--server->busy > 0 || !server->stopping)
         return;
@@ -215,22 +215,36 @@ leave(struct http_server *server)
     pthread_mutex_unlock(&server->lock);
 }
 
+void
+http_books_close(struct http_server *server, const struct http_books *books)
+{
+    int64_t duration_us = http_clock_us() - books->begun_us;
+
+    http_metrics_count(books->entry, books->status, duration_us);
+    muster_journal_say(server->house.journal, INFO, "http-request", "A request was answered.",
+                       MUSTER_SAY_TEXT("method", books->method), MUSTER_SAY_TEXT("path", books->path),
+                       MUSTER_SAY_NUMBER("status", books->status), MUSTER_SAY_NUMBER("duration_ms", duration_us / 1000),
+                       MUSTER_SAY_TEXT("key", books->key), MUSTER_SAY_TEXT("address", books->address),
+                       MUSTER_SAY_TEXT("user_agent", books->agent), MUSTER_SAY_TEXT("request_id", books->id));
+}
+
 static int
 end(struct http_request *request)
 {
     struct http_thread *thread = request->thread;
-    int64_t duration_us;
+    struct http_books books;
 
     if (request->stream)
         http_stream_drop(request);
     if (!request->answered)
         http_fail(request, MUSTER_INTERNAL_ERROR, "%s", muster_err_text(MUSTER_INTERNAL_ERROR));
-    duration_us = http_clock_us() - request->begun_us;
-    http_metrics_count(request, duration_us);
-    say(request, duration_us);
-    http_guard_linger(request);
-    http_fd_served(request);
-    leave(request->server);
+    if (!request->kept) {
+        http_books_open(request, &books);
+        http_books_close(request->server, &books);
+        http_guard_linger(request);
+        http_fd_served(request);
+        http_leave(request->server);
+    }
     keep_small(&thread->in);
     keep_small(&thread->text);
     keep_small(&thread->out);

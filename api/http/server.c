@@ -7,9 +7,11 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,7 +21,10 @@
 
 enum {
     LISTEN_TEXT = 32, /* room for an address and its port */
-    IDLE_S = 5        /* how long the stop waits for requests at work */
+    QUEUE = 1024,     /* connections that wait for a thread, as in start_civetweb */
+    BACKLOGS = 256,   /* of readers, as full as may be, that all of them may have together, */
+    BACKLOGS_MIN = 64 << 20,
+    IDLE_S = 5 /* how long the stop waits for requests at work */
 };
 
 /* ---- threads ---- */
@@ -297,6 +302,21 @@ server_free(struct http_server *server)
     (void)mg_exit_library();
 }
 
+/* Streams may have half of the descriptors.  Theirs are above those that connections, mailboxes and the queue in front
+ * of the threads usually have. */
+static void
+share_descriptors(struct http_server *server)
+{
+    const struct http_options *options = server->options;
+    int64_t half = INT_MAX / 2, others = 2 * (options->threads + QUEUE);
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur / 2 < (rlim_t)half)
+        half = (int64_t)(limit.rlim_cur / 2);
+    server->max_streams = options->max_streams < half ? options->max_streams : half;
+    server->stream_fds = (int)(others < half ? others : half);
+}
+
 static struct http_server *
 server_new(const struct muster_house *house, const struct http_dialect *const *dialects)
 {
@@ -308,6 +328,10 @@ server_new(const struct muster_house *house, const struct http_dialect *const *d
     server->house = *house;
     server->options = house->options->http;
     server->dialects = dialects;
+    server->max_behind = server->options->max_backlog * BACKLOGS;
+    if (server->max_behind < BACKLOGS_MIN)
+        server->max_behind = BACKLOGS_MIN;
+    share_descriptors(server);
     server->started_ms = muster_clock_ms();
     http_routes_build(server);
     return server;

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* One connection that gets events: what is sent to it at once, what it is behind with, when it is too slow.
  *
- * The hub puts without waiting; what a client does not take at once is left to its own thread, so a stalled reader
- * costs nobody else anything.  Whatever is put goes out whole, so events, answers and control frames never mix. */
+ * The hub puts without waiting; what a client does not take at once is left to the keeper or, of a WebSocket, to its
+ * own thread, so a stalled reader costs nobody else anything.  Whatever is put goes out whole, so events, answers and
+ * control frames never mix. */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -15,12 +17,39 @@
 /* ---- open and close ---- */
 
 static bool
-count_stream(struct http_server *server)
+count(_Atomic int64_t *sinks, int64_t most)
 {
-    if (++server->stream_count <= server->options->max_streams)
+    if (++*sinks <= most)
         return true;
-    server->stream_count--;
+    --*sinks;
     return false;
+}
+
+static bool
+count_sink(struct http_server *server, bool socket)
+{
+    return socket ? count(&server->socket_count, server->options->max_sockets)
+                  : count(&server->stream_count, server->max_streams);
+}
+
+static void
+uncount_sink(struct http_server *server, bool socket)
+{
+    --*(socket ? &server->socket_count : &server->stream_count);
+}
+
+/* A stream outlives civetweb's descriptor.  False: there are no more descriptors. */
+static bool
+take_descriptors(struct http_sink *sink, int fd)
+{
+    if (sink->socket) {
+        sink->fd = fd;
+        sink->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        return sink->wake >= 0;
+    }
+    sink->wake = -1;
+    sink->fd = fcntl(fd, F_DUPFD_CLOEXEC, sink->server->stream_fds);
+    return sink->fd >= 0;
 }
 
 muster_err
@@ -28,22 +57,17 @@ http_sink_open(struct http_sink *sink, struct http_request *request, http_render
 {
     struct http_server *server = request->server;
     int fd = http_fd(request);
-    int wake;
 
     if (server->stopping)
         return MUSTER_SHUTTING_DOWN;
-    if (fd < 0 || !count_stream(server))
+    if (fd < 0 || !count_sink(server, socket))
         return MUSTER_OVERLOADED;
-    wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (wake < 0) {
-        server->stream_count--;
+    *sink = (struct http_sink){.server = server, .render = render, .arg = arg, .socket = socket};
+    if (!take_descriptors(sink, fd)) {
+        uncount_sink(server, socket);
         return MUSTER_OVERLOADED;
     }
-    *sink =
-        (struct http_sink){.server = server, .render = render, .arg = arg, .fd = fd, .wake = wake, .socket = socket};
     pthread_mutex_init(&sink->lock, NULL);
-    if (socket)
-        server->socket_count++;
     http_hub_add(server->streams, sink);
     return MUSTER_OK;
 }
@@ -55,22 +79,40 @@ http_sink_close(struct http_sink *sink)
     http_hub_remove(sink->server->streams, sink);
     if (sink->dropped)
         sink->server->streams_dropped++;
+    uncount_sink(sink->server, sink->socket);
     if (sink->socket)
-        sink->server->socket_count--;
-    sink->server->stream_count--;
-    (void)close(sink->wake);
+        (void)close(sink->wake);
     muster_buf_free(&sink->behind);
+    sink->server->behind -= (int64_t)sink->counted;
     pthread_mutex_destroy(&sink->lock);
 }
 
 void
-http_sink_wake(const struct http_sink *sink)
+http_wake(int fd)
 {
     uint64_t one = 1;
 
     /* It can only fail when it is about to wake already. */
-    if (write(sink->wake, &one, sizeof one) < 0)
+    if (write(fd, &one, sizeof one) < 0)
         return;
+}
+
+void
+http_sink_wake(struct http_sink *sink)
+{
+    if (sink->socket)
+        http_wake(sink->wake);
+    else if (sink->kept)
+        http_keeper_wake((struct http_stream *)(void *)sink);
+}
+
+void
+http_sink_stop(struct http_sink *sink)
+{
+    if (sink->socket)
+        http_wake(sink->wake);
+    else
+        (void)shutdown(sink->fd, SHUT_RD); /* whoever waits for the client takes it to have left */
 }
 
 /* ---- events as bytes ---- */
@@ -164,20 +206,31 @@ rest_after(const struct http_sink *sink, const char *data, size_t rest, size_t s
     return at - sent;
 }
 
+/* After each change of `behind`. */
+static void
+count_behind(struct http_sink *sink)
+{
+    if (sink->behind.size != sink->counted)
+        sink->server->behind += (int64_t)sink->behind.size - (int64_t)sink->counted;
+    sink->counted = sink->behind.size;
+}
+
 /* Without regard to the limit. */
 static void
 hand(struct http_sink *sink, const char *data, size_t size)
 {
     size_t most = (size_t)sink->server->options->max_backlog, sent = 0;
+    bool begins = sink->behind.size == 0;
 
-    if (sink->behind.size == 0) {
+    if (begins) {
         sink->large = size > most ? size : 0;
         sent = send_now(sink, data, size);
         sink->rest = rest_after(sink, data, 0, sent);
     }
     if (sent < size && !sink->broken)
         muster_buf_add(&sink->behind, data + sent, size - sent);
-    if (sent < size)
+    count_behind(sink);
+    if (begins && sent < size && (sink->socket || sink->broken)) /* the keeper hears of room to send by itself */
         http_sink_wake(sink);
 }
 
@@ -187,14 +240,22 @@ is_over(const struct http_sink *sink)
     return sink->dropped || sink->broken || sink->closed;
 }
 
+/* It has not taken what came before, and there is no room for more. */
+static bool
+is_too_slow(const struct http_sink *sink, size_t size)
+{
+    const struct http_server *server = sink->server;
+
+    return sink->behind.size > 0 && (sink->behind.size + size > (size_t)server->options->max_backlog + sink->large ||
+                                     server->behind + (int64_t)size > server->max_behind);
+}
+
 void
 http_sink_put(struct http_sink *sink, const char *data, size_t size)
 {
-    size_t most = (size_t)sink->server->options->max_backlog + sink->large;
-
     if (is_over(sink))
         return;
-    if (sink->behind.size > 0 && sink->behind.size + size > most) {
+    if (is_too_slow(sink, size)) {
         sink->dropped = true;
         http_sink_wake(sink);
         return;
@@ -212,6 +273,9 @@ http_sink_flush(struct http_sink *sink)
     sent = send_now(sink, sink->behind.data, sink->behind.size);
     sink->rest = rest_after(sink, sink->behind.data, sink->rest, sent);
     muster_buf_shift(&sink->behind, sent);
+    count_behind(sink);
+    if (sink->behind.size == 0)
+        muster_buf_free(&sink->behind); /* it may live for days without needing it again */
 }
 
 void

@@ -102,7 +102,7 @@ is_to_end(struct http_socket *socket)
         socket_refuse(socket, SOCKET_TOO_SLOW, "too slow: come back with the last cursor");
     else if (!http_key_is_good(socket->request))
         socket_refuse(socket, WSLAY_CODE_POLICY_VIOLATION, "the credential is no longer good");
-    else if (!socket->request->has_key && now_ms() >= socket->login_ms)
+    else if (!socket->request->pass.given && now_ms() >= socket->login_ms)
         socket_refuse(socket, WSLAY_CODE_POLICY_VIOLATION, "no credential came in time");
     else
         return broken || socket->left;
@@ -118,7 +118,7 @@ park(struct http_socket *socket)
     struct http_woken woken;
     bool writes;
 
-    if (!socket->request->has_key && socket->login_ms < until_ms)
+    if (!socket->request->pass.given && socket->login_ms < until_ms)
         until_ms = socket->login_ms;
     pthread_mutex_lock(&sink->lock);
     writes = sink->behind.size > 0;
@@ -212,7 +212,7 @@ socket_init(struct http_socket *socket, struct http_request *request, http_socke
     socket->beat_ms = now_ms() + options->heartbeat;
     socket->login_ms = now_ms() + options->auth_timeout;
     socket_wire_init(socket);
-    socket_allow(socket, request->has_key ? options->max_body : SOCKET_FIRST_BYTES);
+    socket_allow(socket, request->pass.given ? options->max_body : SOCKET_FIRST_BYTES);
 }
 
 static void

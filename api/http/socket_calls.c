@@ -35,7 +35,7 @@ http_socket_close(struct http_request *request, int code, const char *reason)
 bool
 http_socket_has_key(const struct http_request *request)
 {
-    return request->has_key;
+    return request->pass.given;
 }
 
 muster_err

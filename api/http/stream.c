@@ -1,30 +1,34 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* The handler's side of an event stream: joins history and live, then parks until there is a reason to act; and
- * cursors.
+/* An event stream from its request until it is live: joins history and live, then hands it to the keeper; and cursors.
  *
- * The connection's thread.  The parked thread sees at once that its client has left, sends what a slow client did not
- * take yet, reads the log again when the hub missed something, and beats. */
-#include <stdio.h>
+ * The connection's thread, which is free for other connections as soon as the stream is live.  Fails when there are too
+ * many streams, and when the client or the log does. */
 #include <stdlib.h>
-#include <sys/socket.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "api/caller.h"
 #include "api/http/hub.h"
 
-struct http_stream {
-    struct http_sink sink;
-    struct http_follow *follow;
-};
-
 /* ---- open and drop ---- */
 
+int
+http_stream_fd(const struct http_stream *stream)
+{
+    return stream->sink.fd;
+}
+
 muster_err
-http_stream_open(struct http_request *request, const struct http_topic *topic, http_render_event *render, void *arg)
+http_stream_open(struct http_request *request, const struct http_topic *topic, http_render_event *render,
+                 const char *note)
 {
     struct http_stream *stream = muster_alloc(sizeof *stream);
-    muster_err err = http_sink_open(&stream->sink, request, render, arg, false);
+    muster_err err;
 
+    stream->note = note ? muster_strdup(note) : NULL;
+    err = http_sink_open(&stream->sink, request, render, stream->note, false);
     if (err) {
+        free(stream->note);
         free(stream);
         return err;
     }
@@ -38,107 +42,77 @@ http_stream_open(struct http_request *request, const struct http_topic *topic, h
 }
 
 void
-http_stream_drop(struct http_request *request)
+http_stream_unfollow(struct http_stream *stream)
 {
-    struct http_stream *stream = request->stream;
-
-    if (stream == NULL)
-        return;
-    request->stream = NULL;
     http_hub_leave(stream->follow);
     http_follow_free(&stream->follow);
     http_sink_close(&stream->sink);
+}
+
+void
+http_stream_free(struct http_stream **stream_p)
+{
+    struct http_stream *stream = *stream_p;
+
+    *stream_p = NULL;
+    (void)close(stream->sink.fd);
+    free(stream->note);
+    free(stream->texts);
     free(stream);
 }
 
-/* ---- following ---- */
+void
+http_stream_drop(struct http_request *request)
+{
+    if (request->stream == NULL)
+        return;
+    http_stream_unfollow(request->stream);
+    http_stream_free(&request->stream);
+}
+
+/* ---- to the keeper ---- */
 
 static void
-beat(struct http_sink *sink)
+keep_books(struct http_request *request, struct http_stream *stream)
 {
-    char text[96];
-    int size =
-        snprintf(text, sizeof text, "event: heartbeat\ndata: {\"timestamp\":%lld}\n\n", (long long)muster_clock_ms());
+    struct http_books *books = &stream->books;
+    const char **texts[] = {&books->method, &books->path, &books->key, &books->address, &books->agent, &books->id};
+    const size_t count = sizeof texts / sizeof *texts;
+    struct muster_buf all = {0};
+    size_t size, i;
+    char *at;
 
-    if (sink->behind.size == 0)
-        http_sink_put(sink, text, (size_t)size);
+    http_books_open(request, books);
+    for (i = 0; i < count; i++)
+        if (*texts[i])
+            muster_buf_add(&all, *texts[i], strlen(*texts[i]) + 1);
+    stream->texts = at = muster_buf_take(&all, &size);
+    for (i = 0; i < count; i++)
+        if (*texts[i]) {
+            *texts[i] = at;
+            at += strlen(at) + 1;
+        }
 }
 
-/* What the parked thread does next. */
-enum turn { TURN_WAIT, TURN_WRITE, TURN_JOIN, TURN_END };
-
-static enum turn
-look(struct http_stream *stream, const struct http_woken *woken, bool beats)
+/* From here on nothing of the stream is this thread's.  A stream that cannot be handed over ends, and its client comes
+ * back with its cursor. */
+static void
+hand_over(struct http_request *request)
 {
-    struct http_sink *sink = &stream->sink;
-    enum turn turn;
+    struct http_server *server = request->server;
 
-    pthread_mutex_lock(&sink->lock);
-    if (woken->writable)
-        http_sink_flush(sink);
-    if (beats)
-        beat(sink);
-    if (sink->dropped || sink->broken || sink->server->stopping)
-        turn = TURN_END;
-    else if (stream->follow->missed)
-        turn = TURN_JOIN;
-    else if (sink->behind.size > 0)
-        turn = TURN_WRITE;
-    else
-        turn = stream->follow->final ? TURN_END : TURN_WAIT;
-    pthread_mutex_unlock(&sink->lock);
-    return turn;
-}
-
-static bool
-is_whole(struct http_sink *sink)
-{
-    bool whole;
-
-    pthread_mutex_lock(&sink->lock);
-    whole = sink->behind.size == 0;
-    pthread_mutex_unlock(&sink->lock);
-    return whole;
-}
-
-/* False: it ended in the middle of an event. */
-static bool
-follow(struct http_request *request)
-{
-    struct http_stream *stream = request->stream;
-    int64_t pause_ms = request->server->options->heartbeat;
-    int64_t next_ms = http_clock_us() / 1000 + pause_ms, now_ms;
-    struct http_woken woken = {.left = false};
-    enum turn turn;
-
-    muster_post_close(&request->thread->post); /* thousands may be parked, and hardly any will ask again */
-    while (!woken.left) {
-        now_ms = http_clock_us() / 1000;
-        if (now_ms >= next_ms && !http_key_is_good(request))
-            break;
-        turn = look(stream, &woken, now_ms >= next_ms);
-        if (now_ms >= next_ms)
-            next_ms = now_ms + pause_ms;
-        if (turn == TURN_END)
-            break;
-        if (turn == TURN_JOIN && !http_join(request, stream->follow))
-            return false;
-        if (turn != TURN_JOIN)
-            woken = http_sink_park(&stream->sink, false, turn == TURN_WRITE, next_ms - now_ms);
+    if (!http_keeper_detach(server->streams->keeper, http_fd(request))) {
+        http_stream_drop(request);
+        return;
     }
-    return is_whole(&stream->sink);
+    keep_books(request, request->stream);
+    request->stream->pass = request->pass;
+    request->kept = true;
+    server->connections++; /* civetweb counts its own down now */
+    http_keeper_take(&request->stream);
 }
 
 /* ---- the whole ---- */
-
-static void
-say_stopping(const struct http_sink *sink)
-{
-    static const char text[] = ": server stopping\n\n";
-
-    /* A client that has no room for it finds out by the end of the connection. */
-    (void)send(sink->fd, text, sizeof text - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-}
 
 static bool
 send_head(struct http_request *request, const char *first, size_t first_size)
@@ -167,7 +141,6 @@ void
 http_stream_run(struct http_request *request, const char *first, size_t first_size, int64_t after)
 {
     struct http_stream *stream = request->stream;
-    bool whole;
 
     if (!http_count(request)) {
         http_stream_drop(request);
@@ -175,12 +148,11 @@ http_stream_run(struct http_request *request, const char *first, size_t first_si
     }
     if (after >= 0)
         begin_after(stream->follow, after);
-    whole = send_head(request, first, first_size) &&
-            (after >= 0 ? http_join(request, stream->follow) : http_go_live(request, stream->follow)) &&
-            follow(request);
-    if (request->server->stopping && whole)
-        say_stopping(&stream->sink);
-    http_stream_drop(request);
+    if (send_head(request, first, first_size) &&
+        (after >= 0 ? http_join(request, stream->follow) : http_go_live(request, stream->follow)))
+        hand_over(request);
+    else
+        http_stream_drop(request);
 }
 
 /* ---- cursors ---- */

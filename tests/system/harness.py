@@ -475,7 +475,7 @@ def parse_curl(output):
 DEFAULTS = {
     "auth": {"rate_limit": {"requests": 0}},
     "shutdown": {"grace": "100ms"},
-    "http": {"threads": 64, "max_streams": 24, "max_waiting": 24},
+    "http": {"threads": 64, "max_sockets": 24, "max_waiting": 24},
     "queue": {"retry_delay": "20ms"},
     "log": {"format": "json"},
 }

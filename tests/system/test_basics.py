@@ -958,7 +958,7 @@ def test_a_failed_ask_has_the_code_of_its_failure(daemons, code, status):
         ("data: ${MUSTER_NO_SUCH_VARIABLE}\n", "1:7", "MUSTER_NO_SUCH_VARIABLE"),
         ("queue:\n  retry_delay: 5 parsecs\n", "2:16", "retry_delay"),
         ("teams:\n  'bad name!': {driver: echo}\n", "2:", ""),
-        ("http: {max_streams: 600, threads: 512}\n", "", "max_streams"),
+        ("http: {max_sockets: 600, threads: 1024}\n", "", "max_sockets"),
         ("\x00", "", ""),
         ("a: &a [*a, *a]\n", "", ""),
         ("teams: {a: {}, a: {}}\n", "1:", "a"),

@@ -11,7 +11,7 @@ import pytest
 from harness import SLOW, Client, Footprint, Wire, scaled, wait_until
 
 CONFIG = {
-    "http": {"threads": 32, "max_streams": 12, "max_waiting": 12, "request_timeout": "700ms", "keep_alive": "500ms"},
+    "http": {"threads": 32, "max_sockets": 12, "max_waiting": 12, "request_timeout": "700ms", "keep_alive": "500ms"},
     "teams": {"echo": {"driver": "echo", "concurrency": 8}},
 }
 

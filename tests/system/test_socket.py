@@ -1146,7 +1146,7 @@ def test_a_slow_reader_is_dropped_and_holds_up_nobody(daemons):
 
 
 def test_places_of_connections_that_left_are_free_again(daemons):
-    daemon = daemons({"http": {"max_streams": 3, "heartbeat": "100ms"}, **ECHO})
+    daemon = daemons({"http": {"max_sockets": 3, "heartbeat": "100ms"}, **ECHO})
     client = daemon.client
 
     async def opened():
@@ -1174,7 +1174,7 @@ def try_frames(client):
 
 
 def test_a_connection_keeps_no_memory_of_its_last_message(daemons):
-    daemon = daemons({"http": {"heartbeat": "600s", "threads": 256, "max_streams": 100}, **ECHO})
+    daemon = daemons({"http": {"heartbeat": "600s", "threads": 256, "max_sockets": 100}, **ECHO})
     sockets = [Frames(daemon.client) for _ in range(60)]
     before = Footprint.of(daemon.pid).rss_kib
     for one in sockets:

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: MPL-2.0
 """Event streams: order, resuming, readers of all tempers, and that a reader's end is not the job's."""
 
+import contextlib
+import os
+import pathlib
+import re
 import socket
+import threading
+import time
 
 import pytest
 
-from harness import Sse, Wire, assert_no_gap_no_double, cursor, text_of, wait_until
+from harness import SLOW, Footprint, Sse, Wire, assert_no_gap_no_double, cursor, text_of, wait_until
 
 
 def numbered(count):
@@ -332,3 +338,202 @@ def test_a_last_event_that_was_lost_with_the_daemon_is_no_dead_end(daemon, strea
         daemon.client.cancel(firsts[0].data["messageId"])
         assert again.rest()[-1].data["messageId"] == firsts[0].data["messageId"]
     assert daemon.client.history(team="echo")["pagination"]["total"] == streams, "nothing new was submitted"
+
+
+# ---- many more streams than threads ----
+
+THREADS = {"threads": 8, "max_sockets": 1, "max_waiting": 4}
+FEW = {"http": {**THREADS, "heartbeat": "600s"}, "teams": {"echo": {"driver": "echo", "concurrency": 8}}}
+
+
+def sockets_of(pid):
+    """Descriptors of sockets; each of the server's threads has some others of its own, however often it is used."""
+    folder, count = f"/proc/{pid}/fd", 0
+    for name in os.listdir(folder):
+        with contextlib.suppress(OSError):
+            count += os.readlink(f"{folder}/{name}").startswith("socket:")
+    return count
+
+
+def metric(client, name):
+    return int(re.search(rf"^{name} (\d+)$", client.get("/metrics").text, re.M).group(1))
+
+
+def quiet_job(client, text="ab"):
+    """A running job that has said its two chunks and says nothing more until it is cancelled."""
+    stream = client.stream("echo", f"@chunks=2 @gap=1ms @hang {text}")
+    name = stream.next().data["messageId"]
+    for _ in range(2):
+        assert stream.until("chunk")
+    stream.close()
+    return name
+
+
+def test_streams_hold_no_thread(daemons):
+    """Each of 200 gets every event, plain requests are served beside them, and no thread is added."""
+    daemon = daemons(FEW)
+    client = daemon.client
+    before = Footprint.of(daemon.pid).threads
+    names = [client.submit("echo", f"@delay=10s @hang {i}") for i in range(3)]
+    streams = [client.attach(names[i % 3]) for i in range(200)]
+    assert all(stream.status == 200 for stream in streams)
+    assert Footprint.of(daemon.pid).threads <= before + 3
+    assert metric(client, "muster_http_streams") == 200
+    assert metric(client, "muster_http_connections") >= 201
+    wait_until(lambda: metric(client, "muster_http_busy") == 201, "they and this one are at work")
+    for _ in range(10):
+        assert client.ask("echo", "others are served").ok()["response"] == "others are served"
+    for name in names:
+        client.cancel(name)
+    ends = [stream.rest() for stream in streams]
+    for i, events in enumerate(ends):
+        assert events[-1].data["code"] == "CANCELLED" and events[-1].data["messageId"][4:] == names[i % 3][4:]
+        assert [e.id for e in events] == [e.id for e in ends[i % 3]]
+    assert metric(client, "muster_http_streams") == 0
+    wait_until(lambda: metric(client, "muster_http_busy") == 1, "only this one is at work")
+
+
+def test_a_stalled_reader_holds_up_no_other_of_many(daemons):
+    daemon = daemons(dict(FEW, http={**FEW["http"], "max_backlog": "16MiB"}))
+    client = daemon.client
+    size = 20 * 1024 * 1024
+    name = client.submit("echo", f"@delay=300ms @chunks=400 @size={size}")
+    stalled = [Sse(client, "GET", f"/api/v1/messages/{name}/stream", receive_buffer=4096) for _ in range(4)]
+    readers = [client.attach(name) for _ in range(3)]
+    lively = [threading.Thread(target=reader.rest, kwargs={"seconds": 60}) for reader in readers]
+    for thread in lively:
+        thread.start()
+    for thread in lively:
+        thread.join()
+    for reader in readers:
+        assert len(text_of(reader.events)) == size and reader.events[-1].kind == "complete"
+    wait_until(lambda: metric(client, "muster_http_streams_dropped_total") == 4, "those that do not read are dropped")
+    wait_until(lambda: metric(client, "muster_http_streams") == 0, "their places are free")
+    for one in stalled:
+        events = one.rest(seconds=40)
+        assert not events or events[-1].kind != "complete"
+        back = client.attach(name, last_event_id=one.last_id)
+        assert back.status == 200 and cursor(back.next().id) > cursor(one.last_id)
+        back.close()
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_client_that_leaves_is_seen_at_once_and_leaves_no_descriptor(daemons, how):
+    daemon = daemons(FEW)
+    before = sockets_of(daemon.pid)
+    client = daemon.client
+    name = quiet_job(client)
+    for _ in range(3):
+        streams = [client.attach(name) for _ in range(40)]
+        for stream in streams:
+            stream.until("start")
+        assert sockets_of(daemon.pid) >= 40
+        for stream in streams:
+            stream.wire.reset() if how == "reset" else stream.close()
+        wait_until(lambda: metric(client, "muster_http_streams") == 0, "the server has seen it", 5)
+        wait_until(lambda: sockets_of(daemon.pid) <= before, "their descriptors are closed", 5)
+    client.cancel(name)
+
+
+def test_a_stop_has_a_last_word_for_every_stream(daemons):
+    daemon = daemons(dict(FEW, shutdown={"grace": "0"}))
+    name = quiet_job(daemon.client)
+    streams = [daemon.client.attach(name) for _ in range(100)]
+    for stream in streams:
+        stream.until("chunk")
+    begun = time.monotonic()
+    daemon.stop()
+    if SLOW == 1:
+        assert time.monotonic() - begun < 2.5, "the stop waited for them"
+    for stream in streams:
+        assert stream.rest()[-1].kind not in ("complete", "error")
+        assert "server stopping" in stream.comments
+
+
+def test_the_last_event_reaches_a_client_that_sent_more_than_its_request(daemons):
+    """What is unread when the server closes would reset the connection."""
+    client = daemons({"http": {**THREADS, "heartbeat": "30ms"}}).client
+    name = quiet_job(client)
+    stream = client.attach(name)
+    stream.until("chunk")
+    stream.wire.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+    for _ in range(3):
+        assert stream.until("heartbeat"), "it was taken for one that has left"
+    client.cancel(name)
+    assert stream.until("error").data["code"] == "CANCELLED"
+    assert stream.next() is None
+
+
+def test_bytes_sent_ahead_do_not_keep_the_server_busy(daemons):
+    daemon = daemons({"http": {**THREADS, "heartbeat": "50ms"}})
+    name = quiet_job(daemon.client)
+    streams = [daemon.client.attach(name) for _ in range(10)]
+
+    def seconds_used():
+        fields = pathlib.Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    for stream in streams:
+        stream.until("heartbeat")
+        stream.wire.send(b"x" * 5000)
+    before, begun = seconds_used(), time.monotonic()
+    for _ in range(20):
+        for stream in streams:
+            stream.until("heartbeat")
+    assert seconds_used() - before < (time.monotonic() - begun) / 2
+    daemon.client.cancel(name)
+
+
+def test_a_stream_is_in_the_log_and_the_metrics_when_it_has_ended(daemons):
+    daemon = daemons(FEW)
+    client = daemon.client
+    name = quiet_job(client)
+    path = f"/api/v1/messages/{name}/stream"
+    stream = Sse(client, "GET", path, headers={"X-Request-Id": "the-one", "User-Agent": "a reader"})
+    stream.until("chunk")
+    begun = time.monotonic()
+    counted = r'muster_http_requests_total\{method="GET",route="/api/v1/messages/\{messageId\}/stream",status="200"\} 1'
+    assert not re.search(counted, client.get("/metrics").text)
+    assert not daemon.journal("http-request", request_id="the-one")
+    client.ask("echo", "@delay=100ms it takes its time").ok()
+    client.cancel(name)
+    stream.rest()
+    lasted = time.monotonic() - begun
+    line = daemon.wait_journal("http-request", request_id="the-one")
+    assert line["method"] == "GET" and line["path"] == path and line["status"] == 200
+    assert line["key"] == "admin" and line["user_agent"] == "a reader" and line["address"] == "127.0.0.1"
+    assert 100 <= line["duration_ms"] and line["duration_ms"] >= 1000 * lasted - 1000
+    assert re.search(counted, client.get("/metrics").text)
+
+
+def test_streams_have_half_of_the_descriptors(daemons):
+    """Then they are refused, and everything else goes on."""
+    daemon = daemons(FEW, prefix=["prlimit", "--nofile=400:400"])
+    client = daemon.client
+    name = quiet_job(client)
+    wait_until(lambda: metric(client, "muster_http_streams") == 0, "the first one has left")
+    streams = [client.attach(name) for _ in range(200)]
+    assert all(stream.status == 200 for stream in streams)
+    refused = client.attach(name)
+    assert refused.status == 503 and b"OVERLOADED" in refused.body
+    assert client.ask("echo", "others are served").ok()["response"] == "others are served"
+    client.cancel(name)
+    assert all(stream.rest()[-1].kind == "error" for stream in streams)
+
+
+def test_streams_and_web_sockets_are_limited_apart(daemons):
+    daemon = daemons({"http": {**THREADS, "max_streams": 2}})
+    client = daemon.client
+    name = quiet_job(client)
+    wait_until(lambda: metric(client, "muster_http_streams") == 0, "the first one has left")
+    streams = [client.attach(name) for _ in range(2)]
+    assert client.attach(name).status == 503
+    wires = [Wire(client) for _ in range(2)]
+    for wire, status in zip(wires, (101, 503)):
+        wire.send(
+            f"GET /api/v1/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {client.key}\r\nConnection: Upgrade\r\n"
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        assert wire.head()[0] == status
+    client.cancel(name)
+    assert all(stream.rest()[-1].kind == "error" for stream in streams)

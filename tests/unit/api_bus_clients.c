@@ -21,7 +21,7 @@ static sem_t flushed; /* the log was asked for a flush */
 
 static const struct http_dialect *const dialects[] = {NULL};
 static const char options[] = "data: .\n"
-                              "http: {listen: [127.0.0.1:0], threads: 8, max_streams: 4, max_waiting: 2}\n"
+                              "http: {listen: [127.0.0.1:0], threads: 8, max_sockets: 4, max_waiting: 2}\n"
                               "bus: {commands: 'ipc://c', max_backlog: 1MiB, max_pending: 3}\n"
                               "workers: {max_backlog: 8MiB}\n"
                               "teams: {backend: {}, frontend: {}}\n"

@@ -237,7 +237,8 @@ publish_keys(struct rig *rig)
 }
 
 static const char rig_options[] =
-    "http:\n  listen: [127.0.0.1:0]\n  threads: 24\n  max_streams: 8\n  max_waiting: 8\n"
+    "http:\n  listen: [127.0.0.1:0]\n  threads: 24\n  max_streams: 8\n  max_sockets: 8\n"
+    "  max_waiting: 8\n"
     "  request_timeout: 600ms\n  keep_alive: 2s\n  max_body: 64KiB\n  max_backlog: 64KiB\n"
     "  ask_timeout: 10s\n"
     "teams:\n  backend: {}\n  frontend: {}\n"

@@ -25,8 +25,8 @@ handle_who(struct http_request *request)
 {
     char text[512];
     int size =
-        snprintf(text, sizeof text, "%s|%s|%s", request->has_key ? http_key(request)->name : "nobody",
-                 request->has_key ? http_from(request) : "-", http_may_use(request, "frontend") ? "all" : "some");
+        snprintf(text, sizeof text, "%s|%s|%s", request->pass.given ? http_key(request)->name : "nobody",
+                 request->pass.given ? http_from(request) : "-", http_may_use(request, "frontend") ? "all" : "some");
 
     http_answer(request, 200, "text/plain", text, (size_t)size);
 }

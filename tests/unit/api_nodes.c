@@ -19,7 +19,7 @@ static char last_asked[128]; /* of nodes: type, worker, and what */
 
 static const struct http_dialect *const dialects[] = {&iris_dialect, &http_nodes, NULL};
 static const char options[] =
-    "http: {listen: [127.0.0.1:0], threads: 8, max_streams: 4, max_waiting: 2}\n"
+    "http: {listen: [127.0.0.1:0], threads: 8, max_sockets: 4, max_waiting: 2}\n"
     "teams: {backend: {driver: remote}, frontend: {driver: remote}, local: {driver: echo, concurrency: 3}}\n"
     "log: {format: json, level: info}\n";
 

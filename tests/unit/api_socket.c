@@ -498,7 +498,7 @@ Test(socket, a_connection_that_served_requests_can_be_upgraded)
     client_close(&client);
 }
 
-Test(socket, sockets_count_as_streams)
+Test(socket, more_sockets_than_may_be_are_503)
 {
     struct client clients[8], late = client_open(&rig);
     size_t i;
@@ -651,7 +651,7 @@ Test(socket, a_stranger_may_not_send_much)
 static void
 open_impatient(void)
 {
-    open_with("http:\n  listen: [127.0.0.1:0]\n  threads: 24\n  max_streams: 8\n  max_waiting: 8\n  heartbeat: 100ms\n"
+    open_with("http:\n  listen: [127.0.0.1:0]\n  threads: 24\n  max_sockets: 8\n  max_waiting: 8\n  heartbeat: 100ms\n"
               "  auth_timeout: 200ms\n  max_follows: 2\n");
 }
 
@@ -1041,7 +1041,7 @@ Test(socket, a_client_that_leaves_is_seen_at_once)
 static void
 open_patient(void)
 {
-    open_with("http:\n  listen: [127.0.0.1:0]\n  threads: 24\n  max_streams: 8\n  max_waiting: 8\n"
+    open_with("http:\n  listen: [127.0.0.1:0]\n  threads: 24\n  max_sockets: 8\n  max_waiting: 8\n"
               "  request_timeout: 30s\n  max_backlog: 64KiB\n");
 }
 

@@ -709,6 +709,8 @@ Test(streams, readers_come_and_go_while_events_flow)
         client_close(&a);
         expect_events(&b, seq - 19, seq);
         client_close(&b);
+        if (round % 3 == 2)
+            await_metric("muster_http_streams 0\n"); /* there are places for eight */
     }
     await_metric("muster_http_streams 0\n");
 }
@@ -799,6 +801,121 @@ Test(beating, events_of_teams_that_the_hub_missed_are_read_from_the_log)
     publish_of("backend", &other, MANY + 3, MANY + 3);
     expect_events(&client, MANY + 1, MANY + 3);
     client_close(&client);
+}
+
+static void
+open_crowd(void)
+{
+    open_with("http:\n  listen: [127.0.0.1:0]\n  threads: 8\n  max_streams: 64\n  max_sockets: 1\n  max_waiting: 4\n"
+              "  heartbeat: 30ms\n");
+}
+
+TestSuite(crowd, .init = open_crowd, .fini = close_rig, .timeout = 60);
+
+/* More than may read the log at a time, and more than there are threads of civetweb. */
+Test(crowd, all_that_missed_events_get_them_from_the_log_in_turns)
+{
+    enum { MANY = 70000, CLIENTS = 50 };
+    struct client clients[CLIENTS], gone, one;
+    int64_t seq;
+    size_t i;
+
+    rig.settled = 0;
+    one = open_stream(-1);
+    for (i = 0; i < CLIENTS; i++)
+        clients[i] = open_teams("teams=backend&type=job.completed");
+    gone = open_teams("teams=backend&type=job.completed");
+    store_chunks(&rig, &job, 1, MANY, "x", true);
+    gated = true; /* the hub stands still with the first event of `one` */
+    for (seq = 1; seq <= MANY; seq++)
+        publish_text(&rig, &job, seq, "x", seq == MANY);
+    rig.settled = MANY;
+    client_close(&gone);
+    gated = false;
+    sem_post(&gate);
+    for (i = 0; i < CLIENTS; i++)
+        cr_assert_eq(client_event(&clients[i], NULL, 0), MANY, "client %zu", i);
+    store_chunks(&rig, &job, MANY + 1, MANY + 1, "x", true);
+    rig.settled = MANY
+    +1;
+    publish_text(&rig, &job, MANY + 1, "x", true);
+    for (i = 0; i < CLIENTS; i++) {
+        cr_assert_eq(client_event(&clients[i], NULL, 0), MANY + 1, "client %zu", i);
+        client_close(&clients[i]);
+    }
+    expect_events(&one, 1, MANY);
+    cr_expect_eq(client_event(&one, NULL, 0), -1);
+    client_close(&one);
+    await_metric("muster_http_streams 0\n");
+}
+
+Test(crowd, the_stop_has_a_word_for_each)
+{
+    enum { CLIENTS = 60 };
+    struct client clients[CLIENTS];
+    size_t i;
+
+    for (i = 0; i < CLIENTS; i++)
+        clients[i] = open_stream(-1);
+    http_server_stop(&rig.server);
+    for (i = 0; i < CLIENTS; i++) {
+        cr_expect(client_until(&clients[i], ": server stopping\n\n") != NULL);
+        cr_expect_eq(client_event(&clients[i], NULL, 0), -1);
+        client_close(&clients[i]);
+    }
+}
+
+static int64_t
+behind_now(void)
+{
+    const char *at;
+
+    cr_assert_eq(request_text(&rig, &answer, "GET", "/metrics", NULL, NULL, NULL), 200);
+    at = strstr(answer.body.data, "\nmuster_http_behind_bytes ");
+    cr_assert(at != NULL);
+    return atoll(at + strlen("\nmuster_http_behind_bytes "));
+}
+
+static void
+open_tight(void)
+{
+    open_with("http:\n  listen: [127.0.0.1:0]\n  threads: 8\n  max_streams: 64\n  max_sockets: 1\n  max_waiting: 4\n"
+              "  max_backlog: 64KiB\n");
+}
+
+TestSuite(tight, .init = open_tight, .fini = close_rig, .timeout = 60);
+
+/* Each of them may have one event that is larger than the limit, but not all of them. */
+Test(tight, what_is_kept_for_all_that_stall_has_a_limit_too)
+{
+    enum { CLIENTS = 40, LIMIT = 64 << 20, SIZE = 6000000 };
+    struct client clients[CLIENTS], good;
+    char *text = muster_alloc(SIZE + 1);
+    size_t i;
+
+    for (i = 0; i < CLIENTS; i++) {
+        clients[i] = client_open_small(&rig, 4096);
+        ask_stream(&clients[i], -1, ADMIN_KEY);
+        cr_assert(client_until(&clients[i], ": first\n\n") != NULL);
+    }
+    good = open_stream(-1);
+    memset(text, 'x', SIZE);
+    publish_text(&rig, &job, 1, text, false);
+    cr_assert_eq(client_event(&good, NULL, 0), 1);
+    cr_assert_gt(behind_now(), LIMIT);
+    publish_text(&rig, &job, 2, "y", false);
+    cr_assert_eq(client_event(&good, NULL, 0), 2);
+    while (behind_now() > LIMIT)
+        ;
+    cr_expect(!metric_is("muster_http_streams_dropped_total 0\n"));
+    publish_text(&rig, &job, 3, "", true);
+    cr_assert_eq(client_event(&good, NULL, 0), 3);
+    for (i = 0; i < CLIENTS; i++)
+        client_close(&clients[i]);
+    client_close(&good);
+    await_metric("muster_http_streams 0\n");
+    cr_expect_eq(behind_now(), 0);
+    free(text);
 }
 
 static void

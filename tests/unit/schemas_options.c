@@ -43,7 +43,7 @@ Test(options, an_empty_file_gives_all_defaults_and_a_team_echo)
     cr_assert_str_eq(options->data, "/etc/muster/muster-data");
     cr_assert_eq(options->http->listen.count, 1u);
     cr_assert_str_eq(options->http->listen.items[0], "127.0.0.1:3100");
-    cr_assert_eq(options->http->threads, 512);
+    cr_assert_eq(options->http->threads, 256);
     cr_assert_eq(options->http->max_body, 1 << 20);
     cr_assert_eq(options->queue->retry_delay, 1000);
     cr_assert_eq(options->store->keep_jobs, INT64_C(30) * 86400000);
@@ -103,7 +103,7 @@ Test(options, every_kind_of_value_is_read)
     cr_assert_str_eq(options->http->listen.items[1], "9090");
     cr_assert_eq(options->http->keep_alive, 250);
     cr_assert_eq(options->http->max_body, 16384);
-    cr_assert_eq(options->http->threads, 512, "what is not given is default");
+    cr_assert_eq(options->http->threads, 256, "what is not given is default");
     cr_assert(options->webhooks->allow_private);
     cr_assert_eq(options->log->level, log_level_DEBUG);
     cr_assert_eq(options->teams.count, 3u);
@@ -290,29 +290,29 @@ Test(options, listen_addresses_are_checked)
 }
 
 static void
-expect_threads(const char *text, int64_t streams, int64_t waiting)
+expect_threads(const char *text, int64_t sockets, int64_t waiting)
 {
     struct muster_config config = load(text);
 
-    cr_expect_eq(config.options->http->max_streams, streams, "%s: %d", text, (int)config.options->http->max_streams);
+    cr_expect_eq(config.options->http->max_sockets, sockets, "%s: %d", text, (int)config.options->http->max_sockets);
     cr_expect_eq(config.options->http->max_waiting, waiting, "%s: %d", text, (int)config.options->http->max_waiting);
     muster_config_free(&config);
 }
 
 Test(options, some_threads_are_always_left)
 {
-    expect_threads("", 224, 224);
+    expect_threads("", 112, 112);
     expect_threads("http: {threads: 64}", 28, 28);
     expect_threads("http: {threads: 8}", 3, 4);
-    expect_threads("http: {max_streams: 256}", 256, 192);
-    expect_threads("http: {max_waiting: 256}", 192, 256);
-    expect_threads("http: {threads: 10000}", 224, 224);
-    expect_error("http: {threads: 64, max_streams: 33}",
-                 "m.yaml:1:34: http.max_streams: must be at most 32, half of http.threads");
+    expect_threads("http: {max_sockets: 128}", 128, 96);
+    expect_threads("http: {max_waiting: 128}", 96, 128);
+    expect_threads("http: {threads: 10000}", 112, 112);
+    expect_error("http: {threads: 64, max_sockets: 33}",
+                 "m.yaml:1:34: http.max_sockets: must be at most 32, half of http.threads");
     expect_error("http: {threads: 64, max_waiting: 33}",
                  "m.yaml:1:34: http.max_waiting: must be at most 32, half of http.threads");
-    expect_error("http: {threads: 64, max_streams: 32, max_waiting: 25}",
-                 "m.yaml:1:51: http.max_waiting: must be at most 24: with http.max_streams it must leave an eighth of "
+    expect_error("http: {threads: 64, max_sockets: 32, max_waiting: 25}",
+                 "m.yaml:1:51: http.max_waiting: must be at most 24: with http.max_sockets it must leave an eighth of "
                  "http.threads");
 }
 

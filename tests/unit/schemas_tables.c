@@ -348,7 +348,7 @@ Test(describe, prints_a_section_or_a_single_option)
     cr_assert_null(strstr(out.data, "\n    name: "), "the name is the key of the mapping");
     cr_assert_null(strstr(out.data, "listen"));
     cr_assert(begins(named(&out, "options", "http"), "http:"));
-    cr_assert(strstr(out.data, "; default: 512\n"));
+    cr_assert(strstr(out.data, "; default: 256\n"));
     cr_assert_null(strstr(out.data, "driver"));
     cr_assert(begins(named(&out, "options", "http.listen"), "http.listen: "));
     cr_assert(strstr(out.data, "; default: [127.0.0.1:3100]\n"));
