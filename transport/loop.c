@@ -221,11 +221,14 @@ take_mail(struct muster_loop *loop)
 {
     size_t batch = loop->hooks->batch ? loop->hooks->batch : MUSTER_BATCH, count = 0;
     struct muster_frame frame;
+    bool lingered = false;
 
     while (count < batch && !muster_post_receive(loop->post, 0, -1, &frame)) {
         loop->hooks->frame(loop->arg, frame.data, frame.size);
         muster_frame_free(&frame);
         count++;
+        if (count > 1 && !lingered) /* there is load */
+            lingered = post_linger(loop->post);
     }
     if (count > 0)
         end_batch(loop);

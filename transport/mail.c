@@ -18,6 +18,7 @@ struct muster_post {
     struct mailbox *mailbox; /* a reference */
     zsock_t *pull;
     void *handle; /* of `pull`, for the pump */
+    bool crowded; /* whoever was sent to last had other messages too */
 };
 
 _Static_assert(sizeof(zmq_msg_t) <= sizeof(((struct muster_frame *)0)->opaque), "a frame holds a ZeroMQ message");
@@ -240,6 +241,16 @@ post_bus(struct muster_post *post)
     return post->bus;
 }
 
+bool
+post_linger(struct muster_post *post)
+{
+    bool empty = atomic_load(&post->mailbox->waiting) == 0;
+
+    if (empty)
+        pace_yield(&post->bus->pace);
+    return empty;
+}
+
 zsock_t *
 post_socket(struct muster_post *post)
 {
@@ -268,16 +279,9 @@ message_take(zmq_msg_t *message, struct muster_buf *frame)
     }
 }
 
-muster_err
-muster_post_send(struct muster_post *post, const char *to, struct muster_buf *frame)
+static muster_err
+send_to(struct mailbox *mailbox, struct muster_buf *frame)
 {
-    return muster_bus_send(post->bus, to, frame);
-}
-
-muster_err
-muster_bus_send(struct muster_bus *bus, const char *to, struct muster_buf *frame)
-{
-    struct mailbox *mailbox = mailbox_find(bus, to);
     muster_err err = MUSTER_NOT_FOUND;
     zmq_msg_t message;
 
@@ -287,6 +291,26 @@ muster_bus_send(struct muster_bus *bus, const char *to, struct muster_buf *frame
     if (err == MUSTER_OVERLOADED)
         atomic_fetch_add(&mailbox->refused, 1);
     zmq_msg_close(&message);
+    return err;
+}
+
+muster_err
+muster_post_send(struct muster_post *post, const char *to, struct muster_buf *frame)
+{
+    struct mailbox *mailbox = mailbox_find(post->bus, to);
+    muster_err err = send_to(mailbox, frame);
+
+    post->crowded = mailbox && atomic_load(&mailbox->waiting) > 1;
+    mailbox_release(mailbox);
+    return err;
+}
+
+muster_err
+muster_bus_send(struct muster_bus *bus, const char *to, struct muster_buf *frame)
+{
+    struct mailbox *mailbox = mailbox_find(bus, to);
+    muster_err err = send_to(mailbox, frame);
+
     mailbox_release(mailbox);
     return err;
 }
@@ -343,6 +367,8 @@ muster_post_receive(struct muster_post *post, int64_t timeout_ms, int watch_fd, 
     int64_t until_ms = timeout_ms > 0 && timeout_ms < INT64_MAX / 2 ? uptime_ms() + timeout_ms : -1;
     muster_err err = MUSTER_OK;
 
+    if (timeout_ms != 0 && post->crowded)
+        (void)post_linger(post);
     while (!receive_now(post, out_frame)) {
         if (timeout_ms == 0 || zmq_errno() == ETERM)
             return MUSTER_TIMEOUT;

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #include "transport/muster_mail.h"
+#include "transport/pace.h"
 
 struct mailbox {
     char *address;
@@ -40,6 +41,7 @@ struct muster_bus {
     pthread_mutex_t feed_lock; /* guards the next two, and is held while a message goes out to all */
     struct subscriber *subscribers;
     size_t subscriber_count;
+    struct pace pace;
     pthread_mutex_t board_lock; /* guards `board` */
     zhashx_t *board;            /* name -> struct muster_notice */
 };
@@ -56,6 +58,8 @@ void feed_forget(struct muster_bus *bus, struct mailbox *mailbox);
 void feed_fini(struct muster_bus *bus);
 void board_fini(struct muster_bus *bus);
 struct muster_bus *post_bus(struct muster_post *post);
+/* If it has no message, let others run who may have some.  Had it none? */
+bool post_linger(struct muster_post *post);
 /* The socket that messages to this post arrive on. */
 zsock_t *post_socket(struct muster_post *post);
 
