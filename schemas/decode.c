@@ -84,8 +84,7 @@ get_choice(const struct decode *de, const struct rows_path *path, const struct m
     if (value->shape != DECODE_TEXT)
         return refuse(de, path, row);
     for (choice = row->choice->values; choice->wire; choice++)
-        if (value->size > 0 && choice->wire[0] == value->text[0] &&
-            strncmp(choice->wire, value->text, value->size) == 0 && choice->wire[value->size] == '\0') {
+        if (strlen(choice->wire) == value->size && memcmp(choice->wire, value->text, value->size) == 0) {
             rows_store(row, out, &choice->value, sizeof choice->value);
             return MUSTER_OK;
         }

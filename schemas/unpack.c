@@ -64,6 +64,7 @@ enter(struct pack_reader *reader, enum decode_shape shape, uint64_t count, struc
     out->shape = shape;
     out->size = (size_t)count;
     out->node = reader;
+    out->level = 0;
     if (values == 0)
         return true;
     reader->values += values;

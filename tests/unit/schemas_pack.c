@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* msgpack: what is packed comes back, and no bytes at all do harm. */
 #include <criterion/criterion.h>
+#include <endian.h>
 #include <msgpack.h>
 #include <sys/resource.h>
 
@@ -267,6 +268,30 @@ Test(pack, a_choice_is_compared_whole)
                                24, bench.arena, &take, NULL),
                  MUSTER_OK);
     cr_expect_eq(take.algorithm, limit_algorithm_TOKEN_BUCKET);
+    bench_free(&bench);
+}
+
+/* A name that ends early is not taken for the whole, and nothing is read behind it. */
+Test(pack, a_choice_with_a_nul_and_more_is_refused)
+{
+    static const uint32_t sizes[] = {13, 14, 100, 70000, 1 << 24};
+    struct bench bench = bench_new();
+    struct limit_take take;
+    char *text;
+    size_t i;
+
+    for (i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        muster_buf_clear(&bench.buf);
+        muster_buf_str(&bench.buf, "\x81\xa9"
+                                   "algorithm\xdb");
+        muster_buf_add(&bench.buf, &(uint32_t){htobe32(sizes[i])}, 4);
+        text = muster_buf_room(&bench.buf, sizes[i]);
+        memset(text, '\0', sizes[i]);
+        memcpy(text, "token_bucket", 12);
+        bench.buf.size += sizes[i];
+        cr_expect_eq(muster_unpack(&limit_take_type, bench.buf.data, bench.buf.size, bench.arena, &take, NULL),
+                     MUSTER_INVALID_REQUEST, "%u", (unsigned)sizes[i]);
+    }
     bench_free(&bench);
 }
 
