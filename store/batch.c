@@ -195,21 +195,44 @@ change_index(struct muster_batch *batch, const struct record_change *change, con
     }
 }
 
+struct stored {
+    struct muster_buf *copy;
+    struct header *header;
+    bool found, broken;
+};
+
+/* Copies the header only: the value may be large, and is not needed. */
+static bool
+keep_header(void *arg, struct muster_bytes key, struct muster_bytes value)
+{
+    struct stored *stored = arg;
+
+    (void)key;
+    stored->found = true;
+    stored->broken = !header_read(value, stored->header);
+    if (stored->broken)
+        return false;
+    muster_buf_add(stored->copy, value.data, stored->header->size);
+    MUSTER_ASSERT(header_read(bytes_of(stored->copy->data, stored->copy->size), stored->header));
+    return false;
+}
+
 /* The header of what the store has of the record; MUSTER_NOT_FOUND.  One above all others need not be looked for. */
 static muster_err
 find_stored(struct muster_batch *batch, const struct record_change *change, struct header *out_header)
 {
     struct muster_engine *engine = batch->store->engine;
     struct muster_bytes key = bytes_of(change->id.bytes, ID_SIZE);
+    struct stored stored = {.copy = &batch->stored, .header = out_header};
     muster_err err;
 
     if (memcmp(key.data, batch->store->newest[change->row - muster_records].bytes, ID_SIZE) > 0)
         return MUSTER_NOT_FOUND;
     muster_buf_clear(&batch->stored);
-    err = engine->class->get(engine, record_table(change->row), key, &batch->stored);
-    if (err == MUSTER_OK && !header_read(bytes_of(batch->stored.data, batch->stored.size), out_header))
+    err = engine->class->range(engine, record_table(change->row), key, key, false, keep_header, &stored);
+    if (err == MUSTER_OK && stored.broken)
         err = MUSTER_STORAGE_ERROR;
-    return err;
+    return err == MUSTER_OK && !stored.found ? MUSTER_NOT_FOUND : err;
 }
 
 static muster_err

@@ -33,7 +33,7 @@
 
 #define TABLE_NAME 64
 
-#define OTHER_FORMAT 1 /* no code of LMDB's, nor an errno it meets */
+#define OTHER_FORMAT (-1) /* no code of LMDB's, nor an errno */
 
 static const char format_name[] = "format"; /* in META */
 

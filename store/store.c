@@ -108,12 +108,20 @@ load_totals(struct muster_store *store)
     return err;
 }
 
+struct newest {
+    struct muster_id *id;
+    bool broken;
+};
+
 static bool
 keep_id(void *arg, struct muster_bytes key, struct muster_bytes value)
 {
+    struct newest *newest = arg;
+
     (void)value;
-    if (key.size == ID_SIZE)
-        memcpy(arg, key.data, ID_SIZE);
+    newest->broken = key.size != ID_SIZE;
+    if (!newest->broken)
+        memcpy(newest->id->bytes, key.data, ID_SIZE);
     return false;
 }
 
@@ -123,9 +131,14 @@ load_newest(struct muster_store *store)
     const struct muster_record_row *row;
     muster_err err = MUSTER_OK;
 
-    for (row = muster_records; row->type && err == MUSTER_OK; row++)
+    for (row = muster_records; row->type && err == MUSTER_OK; row++) {
+        struct newest newest = {.id = &store->newest[row - muster_records]};
+
         err = store->engine->class->range(store->engine, record_table(row), bytes_of(NULL, 0), bytes_of(NULL, 0), true,
-                                          keep_id, &store->newest[row - muster_records]);
+                                          keep_id, &newest);
+        if (newest.broken)
+            err = MUSTER_STORAGE_ERROR;
+    }
     return err;
 }
 
