@@ -30,6 +30,7 @@ struct agent_log {
     struct muster_ctx *ctx;               /* borrowed */
     const char *team;                     /* borrowed */
     struct agent_log_item *first, **last; /* oldest first */
+    size_t count, held;                   /* of items, and of those that wait for agent_log_release */
     size_t live_bytes;                    /* of events and chunks in the list */
     bool refused;                         /* the log's mailbox was full; a timer is set */
     int64_t dropped;                      /* events dropped since the list last was empty */

@@ -48,6 +48,8 @@ drop(struct agent_log *log, struct agent_log_item **at)
     *at = item->next;
     if (log->last == &item->next)
         log->last = at;
+    log->count--;
+    log->held -= item->held ? 1 : 0;
     log->live_bytes -= item->body.size;
     muster_buf_free(&item->body);
     muster_arena_free(&item->arena);
@@ -71,6 +73,8 @@ add(struct agent_log *log, const struct agent_log_about *about)
     item->job = about->job;
     item->attempt = about->attempt;
     item->held = about->held;
+    log->count++;
+    log->held += item->held ? 1 : 0;
     *log->last = item;
     log->last = &item->next;
     return item;
@@ -87,7 +91,7 @@ newest(struct agent_log *log)
 static bool
 has_room(struct agent_log *log, size_t size)
 {
-    if (log->live_bytes + size > LIVE_MAX && !log->refused)
+    if (log->live_bytes + size > LIVE_MAX && !log->refused && log->count > log->held)
         agent_log_flush(log);
     if (log->live_bytes + size <= LIVE_MAX)
         return true;
@@ -248,16 +252,18 @@ agent_log_flush(struct agent_log *log)
     struct agent_log_item **at, *item;
     muster_err err = MUSTER_OK;
 
-    while (!err && *(at = oldest(&log->first)))
+    while (!err && log->count > log->held) {
+        at = oldest(&log->first);
         err = (*at)->type ? send_events(log, at) : send_report(log, at);
+    }
     log->refused = err != MUSTER_OK;
     if (err)
         muster_timer_in(log->ctx, PAUSE_MS, AGENT_TIMER_LOG);
-    else
+    if (log->first == NULL)
         log->dropped = 0;
-    for (item = log->first; item && !err; item = item->next) /* what is held: the next round's chunk is another one */
-        if (item->type)
-            seal(log, item);
+    item = newest(log);
+    if (item && item->held && item->type) /* the next round's chunk is another one */
+        seal(log, item);
 }
 
 void
@@ -265,7 +271,10 @@ agent_log_release(struct agent_log *log, const struct muster_id *job, int64_t at
 {
     struct agent_log_item *item;
 
-    for (item = log->first; item; item = item->next)
-        if (item->held && item->attempt == attempt && muster_id_equal(&item->job, job))
-            item->held = false;
+    for (item = log->held > 0 ? log->first : NULL; item; item = item->next) {
+        if (!item->held || item->attempt != attempt || !muster_id_equal(&item->job, job))
+            continue;
+        item->held = false;
+        log->held--;
+    }
 }

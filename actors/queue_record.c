@@ -131,7 +131,8 @@ queue_record_note(struct muster_ctx *ctx, const struct job *record, const char *
     struct muster_arena *arena = muster_ctx_arena(ctx);
     struct store_put one = put(&job_type, record, arena);
     struct muster_bytes told = message_of(&agent_written_type, written, NULL, arena);
-    struct store_answer answer = {.to = agent, .ok = told, .no = told}; /* a restart repeats a step that is lost */
+    /* A restart repeats a step that is lost; and one agent that hangs holds up nobody else. */
+    struct store_answer answer = {.to = agent, .ok = told, .no = told, .apart = true};
     struct store_commit commit = {.puts = {&one, 1}, .answers = {&answer, 1}};
 
     return muster_tell(ctx, MUSTER_STORE, &store_commit_type, &commit);

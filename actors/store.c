@@ -34,7 +34,8 @@ struct store_actor {
     struct event *durable; /* what is published after it; texts in `arena` */
     size_t durable_count, durable_capacity;
     struct muster_arena *arena; /* of all these; cleared with each commit */
-    struct outbox outbox;       /* towards the log */
+    struct outbox outbox;       /* towards the log, and whoever is answered */
+    struct outbox apart;        /* towards those whom nobody waits for */
     bool dirty;                 /* something is to be committed now, */
     bool lazy;                  /* or when the timer rings */
     bool failing;               /* the last commit failed */
@@ -50,6 +51,7 @@ store_init(void *state, struct muster_ctx *ctx, const void *config)
     self->batch = muster_batch_new(muster_ctx_store(ctx));
     self->arena = muster_arena_new();
     outbox_init(&self->outbox);
+    outbox_init(&self->apart);
     muster_timer_in(ctx, muster_ctx_options(ctx)->store->sweep, TIMER_SWEEP);
     return MUSTER_OK;
 }
@@ -82,7 +84,8 @@ keep_answers(struct store_actor *self, const struct store_commit *in)
             (struct store_answer){.to = muster_arena_str(self->arena, answer->to, strlen(answer->to)),
                                   .ok = copy_bytes(self, answer->ok),
                                   .no = copy_bytes(self, answer->no),
-                                  .ahead = answer->ahead};
+                                  .ahead = answer->ahead,
+                                  .apart = answer->apart};
     }
 }
 
@@ -103,7 +106,7 @@ keep_writer(struct store_actor *self, const struct store_commit *in)
 static void
 await_outbox(struct store_actor *self)
 {
-    if (outbox_waiting(&self->outbox))
+    if (outbox_waiting(&self->outbox) || outbox_waiting(&self->apart))
         muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
 }
 
@@ -114,7 +117,7 @@ send_answer(struct store_actor *self, const struct store_answer *answer, muster_
     const struct muster_bytes *message = err ? &answer->no : &answer->ok;
 
     if (message->size > 0)
-        outbox_send(&self->outbox, self->ctx, answer->to, message->data, message->size);
+        outbox_send(answer->apart ? &self->apart : &self->outbox, self->ctx, answer->to, message->data, message->size);
     else
         (void)muster_send_failed(self->ctx, answer->to, answer->ok.data, answer->ok.size, err);
     await_outbox(self);
@@ -342,6 +345,7 @@ on_timer(void *state, uint64_t key)
         self->dirty = true; /* the end of this batch commits */
     } else {
         outbox_push(&self->outbox, self->ctx);
+        outbox_push(&self->apart, self->ctx);
         await_outbox(self);
     }
 }
@@ -354,6 +358,7 @@ store_fini(void *state)
     if (self->dirty || self->lazy)
         commit(self);
     outbox_fini(&self->outbox);
+    outbox_fini(&self->apart);
     free(self->answers);
     free(self->writers);
     free(self->abouts);

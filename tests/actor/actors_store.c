@@ -292,6 +292,27 @@ Test(store, the_writer_is_told_before_those_who_are_answered_and_behind_what_goe
     fake_free(&ctx);
 }
 
+Test(store, one_that_has_no_room_holds_up_nobody_when_it_stands_apart)
+{
+    struct muster_ctx *ctx = store_new();
+    struct muster_envelope envelope = {.reply_to = "", .trace = "", .principal.name = ""};
+    struct muster_buf ok = {0};
+    struct store_answer answers[2] = {{.to = "agent/slow", .apart = true}, {.to = "caller/1"}};
+    struct store_commit commit = {.answers = {answers, 2}};
+
+    muster_envelope_pack(&envelope, &store_committed_type, &(struct store_committed){.seq = 1}, &ok);
+    answers[0].ok = answers[1].ok = (struct muster_bytes){(uint8_t *)ok.data, ok.size};
+    fake_refuse(ctx, "agent/slow", MUSTER_OVERLOADED);
+    cr_assert_eq(fake_call(ctx, "", 0, &store_commit_type, &commit), MUSTER_OK);
+    cr_assert_not_null(fake_take_to(ctx, "caller/1"));
+    cr_assert_null(fake_take_to(ctx, "agent/slow"));
+    fake_refuse(ctx, "agent/slow", MUSTER_OK);
+    fake_advance(ctx, 10);
+    cr_assert_not_null(fake_take_to(ctx, "agent/slow"));
+    muster_buf_free(&ok);
+    fake_free(&ctx);
+}
+
 Test(store, the_writer_of_a_commit_that_makes_no_sense_is_told_at_once_and_of_no_other)
 {
     struct muster_ctx *ctx = store_new();
