@@ -5,6 +5,8 @@
  * and written together, by a thread that is there from the first such line on. */
 #include "actors/muster_journal.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -34,6 +36,17 @@ struct muster_journal {
 
 /* ---- writing ---- */
 
+/* After a write that failed: is it to be tried again?  Whoever shares the descriptor may have made it non-blocking. */
+static bool
+waits_for_room(int fd)
+{
+    struct pollfd room = {.fd = fd, .events = POLLOUT};
+
+    if (errno == EAGAIN || errno == EWOULDBLOCK)
+        return poll(&room, 1, -1) >= 0 || errno == EINTR;
+    return errno == EINTR;
+}
+
 static void
 flush(struct muster_journal *journal)
 {
@@ -50,9 +63,10 @@ flush(struct muster_journal *journal)
     while (done < journal->out.size) {
         ssize_t sent = write(journal->fd, journal->out.data + done, journal->out.size - done);
 
-        if (sent <= 0)
+        if (sent > 0)
+            done += (size_t)sent;
+        else if (sent == 0 || !waits_for_room(journal->fd))
             break; /* nobody reads the log any more; the work goes on */
-        done += (size_t)sent;
     }
     muster_buf_clear(&journal->out);
     pthread_mutex_unlock(&journal->writing);

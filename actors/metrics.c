@@ -425,7 +425,8 @@ on_metrics_read(struct metrics_actor *self, const struct metrics_read *in)
     print_tools(self, &out);
     print_usage(self, &out);
     print_durations(self, &out);
-    print_head(&out, "muster_events_uncounted_total", "counter", "Events that came too fast to be counted here.");
+    print_head(&out, "muster_events_uncounted_total", "counter",
+               "Messages of events that came too fast to be counted here.");
     muster_buf_printf(&out, "muster_events_uncounted_total %" PRIu64 "\n", self->missed);
     answer = (struct metrics_text){.text = out.data};
     muster_reply(self->ctx, &metrics_text_type, &answer);

@@ -113,13 +113,13 @@ check_listen(const struct options_reader *reader, const struct rows_path *http, 
 }
 
 /* WebSockets and waiting asks hold a thread each.  Neither may take more than half of them, nor both together the last
- * eighth.  What is not given shrinks to fit. */
+ * quarter, of which streams that are not live yet take half.  What is not given shrinks to fit. */
 static muster_err
 check_threads(const struct options_reader *reader, const struct rows_path *up, struct http_options *http)
 {
     const struct rows_path sockets = OPTIONS_MEMBER(up, "max_sockets"), waiting = OPTIONS_MEMBER(up, "max_waiting");
     bool has_sockets = options_is_given(reader, &sockets), has_waiting = options_is_given(reader, &waiting);
-    int64_t half = http->threads / 2, both = http->threads - http->threads / 8, room;
+    int64_t half = http->threads / 2, both = http->threads - http->threads / 4, room;
 
     if (has_sockets && http->max_sockets > half)
         return options_refuse(reader, &sockets, "must be at most %" PRId64 ", half of http.threads", half);
@@ -137,8 +137,8 @@ check_threads(const struct options_reader *reader, const struct rows_path *up, s
     }
     if (http->max_sockets + http->max_waiting > both)
         return options_refuse(reader, &waiting,
-                              "must be at most %" PRId64 ": with http.max_sockets it must leave an "
-                              "eighth of http.threads",
+                              "must be at most %" PRId64 ": with http.max_sockets it must leave a "
+                              "quarter of http.threads",
                               both - http->max_sockets);
     return MUSTER_OK;
 }

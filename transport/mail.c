@@ -229,6 +229,12 @@ muster_post_close(struct muster_post **post_p)
     *post_p = NULL;
 }
 
+size_t
+muster_post_waiting(const struct muster_post *post)
+{
+    return atomic_load(&post->mailbox->waiting);
+}
+
 const char *
 muster_post_address(const struct muster_post *post)
 {
@@ -244,7 +250,7 @@ post_bus(struct muster_post *post)
 bool
 post_linger(struct muster_post *post)
 {
-    bool empty = atomic_load(&post->mailbox->waiting) == 0;
+    bool empty = muster_post_waiting(post) == 0;
 
     if (empty)
         pace_yield(&post->bus->pace);

@@ -29,6 +29,8 @@ void muster_bus_free(struct muster_bus **bus_p);
  * `limit` waiting messages.  MUSTER_EXISTS when somebody has it, MUSTER_OVERLOADED when no more sockets can be made. */
 muster_err muster_post_open(struct muster_bus *bus, const char *address, size_t limit, struct muster_post **out_post);
 void muster_post_close(struct muster_post **post_p);
+/* Messages in it. */
+size_t muster_post_waiting(const struct muster_post *post);
 const char *muster_post_address(const struct muster_post *post);
 
 /* Send the content of `frame`, which is empty afterwards in every case.  MUSTER_OVERLOADED: that mailbox is full;

@@ -86,7 +86,7 @@ search_all(const struct http_server *server, const struct wanted *wanted)
         return -1;
     while ((entry = readdir(folder)) != NULL) {
         fd = entry->d_name[0] == '.' ? -1 : atoi(entry->d_name);
-        if (fd >= server->stream_fds && count > 0)
+        if (fd >= server->stream_fds && count > 0 && found < server->stream_fds)
             break; /* they come in order, and what follows are most often streams */
         if (fd >= 0 && is_wanted(wanted, fd)) {
             found = fd;

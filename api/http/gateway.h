@@ -9,6 +9,7 @@
 #include <civetweb.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #include "api/http/muster_http.h"
@@ -98,6 +99,7 @@ struct http_server {
     _Atomic int64_t waiting;
     int64_t max_behind;  /* of `behind` */
     int64_t max_streams; /* what the options say, as far as the process may open descriptors */
+    sem_t joins;         /* places for streams that hold their thread until they are live: an eighth of all */
     int stream_fds;      /* the descriptors of streams begin here, so that those of connections stay near each other */
     _Atomic int64_t stream_count;
     _Atomic int64_t socket_count;
@@ -175,7 +177,8 @@ struct http_request {
     bool head_only;
     bool keep_alive;
     bool answered;
-    bool kept; /* the keeper has the stream, and ends the request */
+    bool kept;  /* the keeper has the stream, and ends the request */
+    bool joins; /* it has one of the server's places for joining streams */
     int status;
 };
 

@@ -124,15 +124,15 @@ bucket_of(struct http_streams *streams, const struct http_follow *follow)
     return &streams->wide;
 }
 
-/* Nobody wakes the hub for events that nobody reads. */
 void
 http_hub_add(struct http_streams *streams, struct http_sink *sink)
 {
     struct muster_bus *bus = streams->server->house.bus;
 
     pthread_mutex_lock(&streams->lock);
-    if (streams->sinks == NULL) /* fails at the stop only */
-        (void)muster_feed_subscribe(bus, HUB_ADDRESS, MUSTER_FEED_LIVE | MUSTER_FEED_DURABLE);
+    if (!streams->subscribed) /* fails at the stop only */
+        streams->subscribed =
+            muster_feed_subscribe(bus, HUB_ADDRESS, MUSTER_FEED_LIVE | MUSTER_FEED_DURABLE) == MUSTER_OK;
     sink->next = streams->sinks;
     sink->at = &streams->sinks;
     if (sink->next)
@@ -148,8 +148,6 @@ http_hub_remove(struct http_streams *streams, struct http_sink *sink)
     *sink->at = sink->next;
     if (sink->next)
         sink->next->at = sink->at;
-    if (streams->sinks == NULL)
-        muster_feed_unsubscribe(streams->server->house.bus, HUB_ADDRESS);
     pthread_mutex_unlock(&streams->lock);
 }
 
@@ -328,6 +326,10 @@ on_frame(void *arg, const void *data, size_t size)
     struct shot shot;
     size_t i;
 
+    if (streams->stale > 0) {
+        streams->stale--;
+        return;
+    }
     if (streams->server->stream_count == 0 && streams->server->socket_count == 0 && order_count(streams->order) == 0)
         return;
     muster_arena_clear(streams->arena);
@@ -358,12 +360,28 @@ on_idle(void *arg)
             muster_buf_free(&streams->texts[i].text);
 }
 
+/* Nobody wakes the hub for events that nobody reads.  What waits in its mailbox then is not for those who come later:
+ * between it and what they get others are missing. */
+static void
+rest(struct http_streams *streams)
+{
+    pthread_mutex_lock(&streams->lock);
+    if (streams->subscribed && streams->sinks == NULL) {
+        muster_feed_unsubscribe(streams->server->house.bus, HUB_ADDRESS);
+        streams->subscribed = false;
+        streams->stale = muster_post_waiting(muster_loop_post(streams->loop));
+        order_clear(streams->order);
+    }
+    pthread_mutex_unlock(&streams->lock);
+}
+
 static void
 on_tick(void *arg)
 {
     struct http_streams *streams = arg;
     int64_t pause_ms = streams->server->options->request_timeout / 4;
 
+    rest(streams);
     http_watch_tick(streams->server);
     (void)muster_loop_timer(streams->loop, pause_ms < TICK_MS ? pause_ms : TICK_MS, on_tick, streams);
 }

@@ -176,8 +176,10 @@ struct http_streams {
     struct http_bucket jobs[HUB_JOBS];
     struct http_bucket teams[HUB_TEAMS];
     struct http_bucket wide; /* of follows of several teams or all */
-    pthread_mutex_t lock;    /* guards the list of all sinks; no other is taken inside */
+    size_t stale;            /* messages of the mailbox from before the hub rested */
+    pthread_mutex_t lock;    /* guards the list of all sinks; of others only the feed's are taken inside */
     struct http_sink *sinks;
+    bool subscribed; /* to the feed: while there are sinks, and some moments more */
 };
 
 void http_hub_add(struct http_streams *streams, struct http_sink *sink);
@@ -216,6 +218,7 @@ struct http_stream {
     struct http_link woken; /* under the keeper's lock: to be looked at */
     struct http_link beats; /* in the order of */
     int64_t beat_ms;
+    int64_t moved_ms;       /* when its client last was seen to take something, or to be behind with nothing */
     struct http_link queue; /* for a reader */
     bool watched;           /* the keeper waits for its client; else it is new or has a reader */
     bool reading;           /* it has a reader, or had one: a thread to join */

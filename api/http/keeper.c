@@ -172,7 +172,8 @@ watch(struct http_keeper *keeper, struct http_stream *stream)
     if (epoll_ctl(keeper->epoll, EPOLL_CTL_ADD, stream->sink.fd, &event) != 0)
         return false;
     stream->watched = true;
-    stream->beat_ms = now_ms() + keeper->server->options->heartbeat;
+    stream->moved_ms = now_ms();
+    stream->beat_ms = stream->moved_ms + keeper->server->options->heartbeat;
     append(&keeper->beats, &stream->beats);
     return true;
 }
@@ -281,9 +282,13 @@ look(struct http_stream *stream)
 {
     struct http_sink *sink = &stream->sink;
     enum turn turn = TURN_WAIT;
+    size_t before;
 
     pthread_mutex_lock(&sink->lock);
+    before = sink->behind.size;
     http_sink_flush(sink);
+    if (sink->behind.size < before)
+        stream->moved_ms = now_ms();
     if (sink->dropped || sink->broken || sink->server->stopping || stream->failed)
         turn = TURN_END;
     else if (sink->behind.size > 0)
@@ -353,7 +358,9 @@ on_ready(struct http_keeper *keeper, const struct epoll_event *event)
 static void
 beat(struct http_keeper *keeper, struct http_stream *stream, int64_t now)
 {
+    const struct http_options *options = keeper->server->options;
     struct http_sink *sink = &stream->sink;
+    bool stalled;
     char text[96];
     int size =
         snprintf(text, sizeof text, "event: heartbeat\ndata: {\"timestamp\":%lld}\n\n", (long long)muster_clock_ms());
@@ -363,10 +370,18 @@ beat(struct http_keeper *keeper, struct http_stream *stream, int64_t now)
         return;
     }
     pthread_mutex_lock(&sink->lock);
-    if (sink->behind.size == 0)
+    if (sink->behind.size == 0) {
         http_sink_put(sink, text, (size_t)size);
+        stream->moved_ms = now;
+    }
+    stalled = now - stream->moved_ms > options->heartbeat + options->request_timeout;
+    sink->dropped = sink->dropped || stalled;
     pthread_mutex_unlock(&sink->lock);
-    stream->beat_ms = now + keeper->server->options->heartbeat;
+    if (stalled) {
+        end(keeper, stream);
+        return;
+    }
+    stream->beat_ms = now + options->heartbeat;
     unlink_one(&stream->beats);
     append(&keeper->beats, &stream->beats);
 }
@@ -394,7 +409,7 @@ is_over(struct http_keeper *keeper)
     bool ending;
 
     pthread_mutex_lock(&keeper->lock);
-    ending = keeper->ending;
+    ending = keeper->ending && !is_linked(&keeper->woken);
     pthread_mutex_unlock(&keeper->lock);
     return ending && keeper->count == 0;
 }
@@ -480,11 +495,11 @@ http_keeper_stop(struct http_keeper **keeper_p)
 
     if (keeper == NULL)
         return;
-    *keeper_p = NULL;
     pthread_mutex_lock(&keeper->lock);
     keeper->ending = true;
     pthread_mutex_unlock(&keeper->lock);
     http_wake(keeper->wake);
     (void)pthread_join(keeper->thread, NULL);
+    *keeper_p = NULL; /* a reader that ends last still finds it */
     keeper_free(keeper);
 }

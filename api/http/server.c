@@ -296,6 +296,7 @@ server_free(struct http_server *server)
 {
     pthread_mutex_destroy(&server->lock);
     pthread_cond_destroy(&server->idle);
+    sem_destroy(&server->joins);
     http_jwt_close(&server->jwt);
     free(server->entries);
     free(server);
@@ -327,6 +328,7 @@ server_new(const struct muster_house *house, const struct http_dialect *const *d
     pthread_cond_init(&server->idle, NULL);
     server->house = *house;
     server->options = house->options->http;
+    sem_init(&server->joins, 0, (unsigned)(server->options->threads / 8));
     server->dialects = dialects;
     server->max_behind = server->options->max_backlog * BACKLOGS;
     if (server->max_behind < BACKLOGS_MIN)

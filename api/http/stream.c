@@ -3,12 +3,43 @@
  *
  * The connection's thread, which is free for other connections as soon as the stream is live.  Fails when there are too
  * many streams, and when the client or the log does. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "api/caller.h"
 #include "api/http/hub.h"
+
+enum { PLACE_S = 1 /* how long a place is waited for */ };
+
+/* ---- places ---- */
+
+/* Until a stream is live it holds a thread, for as long as its client takes to read the history.  However many do, most
+ * threads are left for others. */
+static bool
+take_place(struct http_request *request)
+{
+    struct timespec until;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += PLACE_S;
+    while (!request->joins && !request->server->stopping) {
+        request->joins = sem_clockwait(&request->server->joins, CLOCK_MONOTONIC, &until) == 0;
+        if (!request->joins && errno != EINTR)
+            break;
+    }
+    return request->joins;
+}
+
+static void
+leave_place(struct http_request *request)
+{
+    if (request->joins)
+        (void)sem_post(&request->server->joins);
+    request->joins = false;
+}
 
 /* ---- open and drop ---- */
 
@@ -22,12 +53,16 @@ muster_err
 http_stream_open(struct http_request *request, const struct http_topic *topic, http_render_event *render,
                  const char *note)
 {
-    struct http_stream *stream = muster_alloc(sizeof *stream);
+    struct http_stream *stream;
     muster_err err;
 
+    if (!take_place(request))
+        return MUSTER_OVERLOADED;
+    stream = muster_alloc(sizeof *stream);
     stream->note = note ? muster_strdup(note) : NULL;
     err = http_sink_open(&stream->sink, request, render, stream->note, false);
     if (err) {
+        leave_place(request);
         free(stream->note);
         free(stream);
         return err;
@@ -68,6 +103,7 @@ http_stream_drop(struct http_request *request)
         return;
     http_stream_unfollow(request->stream);
     http_stream_free(&request->stream);
+    leave_place(request);
 }
 
 /* ---- to the keeper ---- */
@@ -110,6 +146,7 @@ hand_over(struct http_request *request)
     request->kept = true;
     server->connections++; /* civetweb counts its own down now */
     http_keeper_take(&request->stream);
+    leave_place(request);
 }
 
 /* ---- the whole ---- */

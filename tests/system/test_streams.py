@@ -417,6 +417,37 @@ def test_a_stalled_reader_holds_up_no_other_of_many(daemons):
         back.close()
 
 
+def test_a_client_that_takes_nothing_any_more_is_given_up(daemons):
+    """Also when nothing more is to come for it; what it holds is not held for ever."""
+    daemon = daemons({"http": {**THREADS, "heartbeat": "100ms", "request_timeout": "300ms", "max_backlog": "64MiB"}})
+    client = daemon.client
+    name = client.submit("echo", "@delay=200ms @chunks=100 @size=16000000")
+    stalled = Sse(client, "GET", f"/api/v1/messages/{name}/stream", receive_buffer=4096)
+    assert stalled.status == 200
+    client.wait_final(name)
+    wait_until(lambda: metric(client, "muster_http_behind_bytes") > 0, "it is behind")
+    wait_until(lambda: metric(client, "muster_http_streams") == 0, "it is given up", 20)
+    assert metric(client, "muster_http_streams_dropped_total") == 1
+    assert metric(client, "muster_http_behind_bytes") == 0
+
+
+def test_clients_that_read_their_history_slowly_leave_threads_for_others(daemons):
+    daemon = daemons({"http": {**THREADS, "threads": 16, "request_timeout": "300s"}})
+    client = daemon.client
+    for _ in range(2):
+        client.wait_final(client.submit("echo", "@chunks=200 @size=16000000"))
+    lines = ["GET /api/v1/events?since=oldest HTTP/1.1", "Host: x"]
+    lines += [f"{name}: {value}" for name, value in client.head({}).items()]
+    slow = [Wire(client, 4096) for _ in range(30)]
+    for wire in slow:
+        wire.send("\r\n".join(lines).encode() + b"\r\n\r\n")
+    for _ in range(5):
+        assert client.ask("echo", "others are served").ok()["response"] == "others are served"
+    for wire in slow:
+        wire.close()
+    wait_until(lambda: metric(client, "muster_http_streams") == 0, "they are gone")
+
+
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_a_client_that_leaves_is_seen_at_once_and_leaves_no_descriptor(daemons, how):
     daemon = daemons(FEW)

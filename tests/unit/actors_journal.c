@@ -176,6 +176,30 @@ Test(journal, lines_that_are_gathered_come_without_a_further_one, .timeout = 20)
     pipe_close(&pipe);
 }
 
+Test(journal, a_descriptor_that_does_not_block_loses_nothing)
+{
+    struct talker talker = {.number = 0};
+    struct muster_journal *journal;
+    struct pipe pipe;
+    pthread_t thread, reader;
+    size_t lines = 0, i;
+
+    pipe_open(&pipe);
+    cr_assert_eq(fcntl(pipe.ends[1], F_SETFL, O_NONBLOCK), 0);
+    journal = talker.journal = muster_journal_new(pipe.ends[1], &as_json);
+    cr_assert_eq(pthread_create(&thread, NULL, talk, &talker), 0);
+    cr_assert_eq(pthread_create(&reader, NULL, read_to_end, &pipe), 0);
+    pthread_join(thread, NULL);
+    muster_journal_free(&journal);
+    close(pipe.ends[1]);
+    pthread_join(reader, NULL);
+    for (i = 0; i < pipe.read.size; i++)
+        lines += pipe.read.data[i] == '\n';
+    cr_assert_eq(lines, LINES);
+    cr_assert(strstr(pipe.read.data, "\"line\":4999}"));
+    pipe_close(&pipe);
+}
+
 Test(journal, what_is_too_light_is_not_written)
 {
     struct log_options options = {.level = log_level_ERROR, .format = log_format_JSON};

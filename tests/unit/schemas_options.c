@@ -301,18 +301,18 @@ expect_threads(const char *text, int64_t sockets, int64_t waiting)
 
 Test(options, some_threads_are_always_left)
 {
-    expect_threads("", 112, 112);
-    expect_threads("http: {threads: 64}", 28, 28);
-    expect_threads("http: {threads: 8}", 3, 4);
-    expect_threads("http: {max_sockets: 128}", 128, 96);
-    expect_threads("http: {max_waiting: 128}", 96, 128);
-    expect_threads("http: {threads: 10000}", 112, 112);
+    expect_threads("", 96, 96);
+    expect_threads("http: {threads: 64}", 24, 24);
+    expect_threads("http: {threads: 8}", 3, 3);
+    expect_threads("http: {max_sockets: 128}", 128, 64);
+    expect_threads("http: {max_waiting: 128}", 64, 128);
+    expect_threads("http: {threads: 10000}", 96, 96);
     expect_error("http: {threads: 64, max_sockets: 33}",
                  "m.yaml:1:34: http.max_sockets: must be at most 32, half of http.threads");
     expect_error("http: {threads: 64, max_waiting: 33}",
                  "m.yaml:1:34: http.max_waiting: must be at most 32, half of http.threads");
     expect_error("http: {threads: 64, max_sockets: 32, max_waiting: 25}",
-                 "m.yaml:1:51: http.max_waiting: must be at most 24: with http.max_sockets it must leave an eighth of "
+                 "m.yaml:1:51: http.max_waiting: must be at most 16: with http.max_sockets it must leave a quarter of "
                  "http.threads");
 }
 
