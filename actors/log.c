@@ -23,6 +23,8 @@
 #define FLUSH_MS 5            /* live events are sent to the store after at most this */
 #define FLUSH_BYTES (1 << 18) /* or when so many bytes wait */
 
+#define GATHERED_EVENTS 32 /* so many at a time are gathered already */
+
 enum { PIECE_EVENTS = 256, PIECE_BYTES = 1 << 20 }; /* published together at most */
 
 enum { TIMER_FLUSH = 1, TIMER_OUTBOX };
@@ -38,6 +40,7 @@ struct log_actor {
     struct muster_arena *arena; /* copies of what waits for the store */
     struct event *pending;      /* events, in order */
     size_t count, capacity;     /* of pending */
+    size_t given;               /* of pending: those published gathered */
     struct log_record *records; /* at most one of an id, in the order in which they first came */
     size_t record_count, record_capacity;
     size_t bytes;     /* of the bodies of all of them */
@@ -202,7 +205,7 @@ piece(const struct event *events, size_t count)
 
 /* In the order of their numbers. */
 static void
-publish(struct log_actor *self, enum muster_feed_kind kind, const struct event *events, size_t count)
+publish(struct log_actor *self, unsigned kinds, const struct event *events, size_t count)
 {
     size_t at, size, i;
 
@@ -210,8 +213,16 @@ publish(struct log_actor *self, enum muster_feed_kind kind, const struct event *
         size = piece(events + at, count - at);
         for (i = at; i < at + size; i++)
             settle(self, events[i].seq);
-        muster_publish_events(self->ctx, kind, events + at, size, settled(self));
+        muster_publish_events(self->ctx, kinds, events + at, size, settled(self));
     }
+}
+
+/* What was not published gathered yet. */
+static void
+give_gathered(struct log_actor *self)
+{
+    publish(self, MUSTER_FEED_GATHERED, self->pending + self->given, self->count - self->given);
+    self->given = self->count;
 }
 
 /* ---- on to the store ---- */
@@ -238,9 +249,9 @@ flush(struct log_actor *self, const struct store_answer *answer, bool lazy)
     outbox_tell(&self->outbox, self->ctx, MUSTER_STORE, &store_commit_type, &commit);
     if (outbox_waiting(&self->outbox))
         muster_timer_in(self->ctx, OUTBOX_PAUSE_MS, TIMER_OUTBOX);
-    publish(self, MUSTER_FEED_GATHERED, self->pending, self->count);
+    give_gathered(self);
     muster_arena_clear(self->arena);
-    self->count = self->record_count = self->bytes = 0;
+    self->given = self->count = self->record_count = self->bytes = 0;
 }
 
 static void
@@ -261,7 +272,7 @@ static muster_err
 on_log_append(struct log_actor *self, const struct log_append *in)
 {
     struct event *events = muster_arena_alloc(muster_ctx_arena(self->ctx), (in->entries.count + 1) * sizeof *events);
-    bool waiting = self->count > 0 || self->record_count > 0;
+    bool waiting = self->count > 0 || self->record_count > 0, many = in->entries.count >= GATHERED_EVENTS;
     struct muster_id id;
     size_t i;
 
@@ -269,6 +280,8 @@ on_log_append(struct log_actor *self, const struct log_append *in)
         muster_explain(self->ctx, 0, "put: is not a record");
         return MUSTER_INVALID_REQUEST;
     }
+    if (many)
+        give_gathered(self);
     for (i = 0; i < in->entries.count; i++) {
         const struct log_entry *entry = &in->entries.items[i];
 
@@ -285,7 +298,9 @@ on_log_append(struct log_actor *self, const struct log_append *in)
 
         keep(self, &events[i]);
     }
-    publish(self, MUSTER_FEED_LIVE, events, in->entries.count);
+    publish(self, many ? MUSTER_FEED_LIVE | MUSTER_FEED_GATHERED : MUSTER_FEED_LIVE, events, in->entries.count);
+    if (many)
+        self->given = self->count;
     if (in->put)
         keep_record(self, in->put, &id);
     if (self->bytes >= FLUSH_BYTES)

@@ -110,8 +110,8 @@ void muster_publish(struct muster_ctx *ctx, const char *name, void *object, void
 /* What a subscriber of events may want: live ones as they come, or all of some milliseconds in one message, which wakes
  * it up less often; and durable ones. */
 enum muster_feed_kind { MUSTER_FEED_LIVE = 1, MUSTER_FEED_GATHERED = 2, MUSTER_FEED_DURABLE = 4 };
-/* Publish to the subscribers of that kind; see feed.events for `settled`.  Only the log does. */
-void muster_publish_events(struct muster_ctx *ctx, enum muster_feed_kind kind, const struct event *events, size_t count,
+/* Publish to the subscribers of these kinds, once to each; see feed.events for `settled`.  Only the log does. */
+void muster_publish_events(struct muster_ctx *ctx, unsigned kinds, const struct event *events, size_t count,
                            int64_t settled);
 /* How far everything is published when those up to the one at `at` have been handled: between two events of a feed
  * others may come that were kept back. */

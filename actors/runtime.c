@@ -364,8 +364,7 @@ muster_publish(struct muster_ctx *ctx, const char *name, void *object, void (*de
 }
 
 void
-muster_publish_events(struct muster_ctx *ctx, enum muster_feed_kind kind, const struct event *events, size_t count,
-                      int64_t settled)
+muster_publish_events(struct muster_ctx *ctx, unsigned kinds, const struct event *events, size_t count, int64_t settled)
 {
     struct muster_envelope envelope = {
         .type = feed_events_type.wire, .reply_to = "", .trace = "", .principal.name = ""};
@@ -373,10 +372,10 @@ muster_publish_events(struct muster_ctx *ctx, enum muster_feed_kind kind, const 
     struct muster_post *post = muster_loop_post(ctx->loop);
     struct muster_buf frame = {0};
 
-    if (!muster_feed_is_wanted(post, kind))
+    if (!muster_feed_is_wanted(post, kinds))
         return;
     muster_envelope_pack(&envelope, &feed_events_type, &body, &frame);
-    muster_feed_publish(post, kind, &frame);
+    muster_feed_publish(post, kinds, &frame);
 }
 
 size_t

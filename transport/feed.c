@@ -67,20 +67,20 @@ muster_feed_unsubscribe(struct muster_bus *bus, const char *address)
 }
 
 bool
-muster_feed_is_wanted(struct muster_post *post, unsigned kind)
+muster_feed_is_wanted(struct muster_post *post, unsigned kinds)
 {
     struct muster_bus *bus = post_bus(post);
     bool wanted = false;
 
     pthread_mutex_lock(&bus->feed_lock);
     for (size_t i = 0; i < bus->subscriber_count; i++)
-        wanted = wanted || (bus->subscribers[i].kinds & kind);
+        wanted = wanted || (bus->subscribers[i].kinds & kinds);
     pthread_mutex_unlock(&bus->feed_lock);
     return wanted;
 }
 
 void
-muster_feed_publish(struct muster_post *post, unsigned kind, struct muster_buf *frame)
+muster_feed_publish(struct muster_post *post, unsigned kinds, struct muster_buf *frame)
 {
     struct muster_bus *bus = post_bus(post);
     zmq_msg_t message, copy;
@@ -88,7 +88,7 @@ muster_feed_publish(struct muster_post *post, unsigned kind, struct muster_buf *
     message_take(&message, frame);
     pthread_mutex_lock(&bus->feed_lock);
     for (size_t i = 0; i < bus->subscriber_count; i++) {
-        if (!(bus->subscribers[i].kinds & kind))
+        if (!(bus->subscribers[i].kinds & kinds))
             continue;
         zmq_msg_init(&copy);
         zmq_msg_copy(&copy, &message);

@@ -51,10 +51,10 @@ void muster_frame_free(struct muster_frame *frame);
 muster_err muster_feed_subscribe(struct muster_bus *bus, const char *address, unsigned kinds);
 void muster_feed_unsubscribe(struct muster_bus *bus, const char *address);
 /* Does anybody want it?  Whoever subscribes before it is published gets it all the same. */
-bool muster_feed_is_wanted(struct muster_post *post, unsigned kind);
-/* Send to all who want it, without copying the bytes for each.  A full mailbox misses the message and its gap is
- * counted. One thread of a bus publishes, so that all subscribers see one order. */
-void muster_feed_publish(struct muster_post *post, unsigned kind, struct muster_buf *frame);
+bool muster_feed_is_wanted(struct muster_post *post, unsigned kinds);
+/* Send once to each who wants one of these kinds, without copying the bytes for each.  A full mailbox misses the
+ * message and its gap is counted. One thread of a bus publishes, so that all subscribers see one order. */
+void muster_feed_publish(struct muster_post *post, unsigned kinds, struct muster_buf *frame);
 /* How many messages this mailbox missed since the last call: read the log instead. */
 size_t muster_feed_missed(struct muster_bus *bus, const char *address);
 

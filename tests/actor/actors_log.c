@@ -509,3 +509,28 @@ Test(log, who_wants_events_gathered_gets_those_of_a_flush_at_once)
     cr_assert_eq(fake_gathered_count(ctx), 3, "none of them twice");
     fake_free(&ctx);
 }
+
+Test(log, many_events_at_a_time_are_gathered_already)
+{
+    struct muster_ctx *ctx = log_new();
+    struct muster_id job = muster_id_new(FAKE_START_MS);
+    struct log_entry entries[40];
+    struct log_append many = {.entries = {entries, 40}};
+    size_t i;
+
+    for (i = 0; i < 40; i++)
+        entries[i] = (struct log_entry){.at_ms = 1,
+                                        .type = "job.notice",
+                                        .team = "t",
+                                        .job = job,
+                                        .attempt = 1,
+                                        .body = {(const uint8_t *)"\x80", 1}};
+    append(ctx, &job, "before");
+    cr_assert_eq(fake_call(ctx, "", 0, &log_append_type, &many), MUSTER_OK);
+    cr_assert_eq(fake_gathered_count(ctx), 41, "what came before them goes first");
+    append(ctx, &job, "behind");
+    fake_advance(ctx, 10);
+    cr_assert_eq(fake_gathered_count(ctx), 42, "none of them twice");
+    cr_assert_eq(fake_event_count(ctx), 42);
+    fake_free(&ctx);
+}

@@ -1027,15 +1027,14 @@ fake_board(const struct muster_ctx *ctx, const char *name)
 }
 
 void
-muster_publish_events(struct muster_ctx *ctx, enum muster_feed_kind kind, const struct event *events, size_t count,
-                      int64_t settled)
+muster_publish_events(struct muster_ctx *ctx, unsigned kinds, const struct event *events, size_t count, int64_t settled)
 {
     size_t i;
 
-    if (kind == MUSTER_FEED_GATHERED) {
+    if (kinds & MUSTER_FEED_GATHERED)
         ctx->gathered += count;
+    if (kinds == MUSTER_FEED_GATHERED)
         return;
-    }
     ctx->settled = settled;
     for (i = 0; i < count; i++)
         ADD(ctx->events, copy(ctx, &event_type, &events[i]));
