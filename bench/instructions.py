@@ -4,6 +4,7 @@ what is spent between the first and the last by part and by function.  User spac
 
 import collections
 import http.client
+import pathlib
 import re
 import subprocess
 import threading
@@ -128,13 +129,20 @@ def profile(lab, peers, method, path, body):
 WORK = {1: ("GET", "/api/v1/teams/bench/status", None), 2: ("POST", "/api/v1/teams/bench/execute", BODY)}
 
 
+def at_first(row):
+    """What the first table says of the same."""
+    first = (pathlib.Path(__file__).parent / "first.md").read_text()
+    return re.search(rf"^\*\*Row {row}, .*: ([0-9,]+) instructions", first, re.M).group(1)
+
+
 def table(found):
     """Part of BENCHMARKS.md; `found`: row -> what profile() gave."""
     text = ("## Instructions of a request\n\nCallgrind, user space only, the whole daemon (all threads), "
             f"{REQUESTS} requests on {CONNECTIONS} connections.\n")
     for row, (total, parts, functions) in sorted(found.items()):
         method, path, _ = WORK[int(row)]
-        text += f"\n**Row {row}, `{method} {path}`: {total:,.0f} instructions**\n\n"
+        text += (f"\n**Row {row}, `{method} {path}`: {total:,.0f} instructions**"
+                 f" (in the first table {at_first(row)})\n\n")
         text += "| part | instructions | |\n|---|---|---|\n"
         for name, cost in parts:
             if cost >= total / 200:
