@@ -186,6 +186,14 @@ bytes_taken(int fd)
     return (int64_t)after.tcpi_bytes_received - waiting;
 }
 
+int64_t
+http_fd_taken(struct http_request *request)
+{
+    int fd = http_fd(request);
+
+    return fd < 0 ? -1 : bytes_taken(fd);
+}
+
 /* The byte behind the empty line that ends the head, which the guard has found complete. */
 static const char *
 head_end(const struct mg_request_info *info)

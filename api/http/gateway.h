@@ -21,6 +21,7 @@ enum {
     HTTP_PARAMS = 4,         /* {names} a path may have */
     HTTP_HEADERS = 8,        /* that a handler may add to its answer */
     HTTP_LISTEN = 16,        /* addresses */
+    HTTP_HEAD_TIMES = 2,     /* civetweb's buffer in max_head, so that we can say what is wrong with a head too large */
     HTTP_KEEP_BYTES = 65536, /* a thread's buffers are kept up to this size between requests */
     HTTP_RETRY_AFTER_S = 1,  /* when an overload does not say */
     HTTP_HOP_MS = 10000      /* how long an actor may take where nothing else is said */
@@ -245,6 +246,8 @@ void http_watch_stop(struct http_server *server);
 /* The descriptor of the request's connection, valid until the handler returns; -1: cannot be told.  Of one that the
  * keeper has: the stream's own. */
 int http_fd(struct http_request *request);
+/* Bytes that civetweb has read of the connection so far; -1: cannot be told. */
+int64_t http_fd_taken(struct http_request *request);
 /* The request has been served; what its connection brings next is another one. */
 void http_fd_served(struct http_request *request);
 /* Has civetweb read more of the connection than the head of this request, its first one and without a body?  What

@@ -290,13 +290,15 @@ http_serve(struct mg_connection *connection)
     return end(&request);
 }
 
-/* civetweb calls a head that fills its buffer malformed, too; then there is most often more of it to read. */
+/* civetweb calls a head that fills its buffer malformed, too; then there is most often more of it to read.  What came
+ * on the connection before counts, too. */
 static bool
 has_more(struct http_request *request)
 {
+    int64_t taken = http_fd_taken(request), buffer = request->server->options->max_head * HTTP_HEAD_TIMES;
     int fd = http_fd(request), waiting = 0;
 
-    return fd >= 0 && ioctl(fd, FIONREAD, &waiting) == 0 && waiting > 0;
+    return fd >= 0 && (taken < 0 || taken >= buffer) && ioctl(fd, FIONREAD, &waiting) == 0 && waiting > 0;
 }
 
 int

@@ -283,8 +283,7 @@ start_civetweb(struct http_server *server, const char *addresses)
                               NULL};
 
     (void)snprintf(threads, sizeof threads, "%lld", (long long)options->threads);
-    /* Twice, so that we can say what is wrong with a head that is somewhat too large. */
-    (void)snprintf(head, sizeof head, "%lld", (long long)options->max_head * 2);
+    (void)snprintf(head, sizeof head, "%lld", (long long)options->max_head * HTTP_HEAD_TIMES);
     (void)snprintf(request_ms, sizeof request_ms, "%lld", (long long)options->request_timeout);
     (void)snprintf(idle_ms, sizeof idle_ms, "%lld", (long long)options->keep_alive);
     server->context = mg_start(&callbacks, server, settings);

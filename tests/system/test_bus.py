@@ -655,7 +655,7 @@ def test_a_client_that_never_reads_is_bounded(site):
     assert is_quick(normal)
     assert here.metric("muster_bus_dropped_total") > 0
     grown = harness.Footprint.of(here.daemon.pid).rss_kib - before
-    assert grown < 200_000, grown
+    assert grown < (200_000 if harness.SLOW == 1 else 450_000), grown  # a sanitizer keeps freed memory for a while
     slow = here.bus(events=True)
     slow.events.subscribe("")
     for _ in range(50):
