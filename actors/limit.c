@@ -184,7 +184,7 @@ put_record(struct limit_actor *self, struct batch *batch, const struct slot *slo
     muster_pack(&rate_type, &rate, &packed);
     batch->puts[batch->count++] = (struct store_put){
         .record = rate_type.wire,
-        .value = {(const uint8_t *)muster_arena_str(self->arena, packed.data, packed.size), packed.size},
+        .value = muster_bytes_copy(self->arena, packed.data, packed.size),
     };
     batch->bytes += packed.size;
     muster_buf_free(&packed);

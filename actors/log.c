@@ -54,24 +54,13 @@ static muster_err
 log_init(void *state, struct muster_ctx *ctx, const void *config)
 {
     struct log_actor *self = state;
-    struct muster_store_stats stats;
 
     (void)config;
     self->ctx = ctx;
     self->arena = muster_arena_new();
-    muster_store_stats(muster_ctx_store(ctx), &stats);
-    self->last_seq = stats.last_seq; /* nothing below is on its way */
+    self->last_seq = muster_log_last(muster_ctx_store(ctx)); /* nothing below is on its way */
     outbox_init(&self->outbox);
     return MUSTER_OK;
-}
-
-static struct muster_bytes
-copy_bytes(struct log_actor *self, const struct muster_bytes *bytes)
-{
-    uint8_t *copy = muster_arena_alloc(self->arena, bytes->size);
-
-    memcpy(copy, bytes->data, bytes->size);
-    return (struct muster_bytes){copy, bytes->size};
 }
 
 /* Keep a copy of the event until the next flush. */
@@ -89,7 +78,7 @@ keep(struct log_actor *self, const struct event *event)
     copy->type = muster_arena_str(self->arena, event->type, strlen(event->type));
     copy->team = muster_arena_str(self->arena, event->team, strlen(event->team));
     copy->trace = event->trace ? muster_arena_str(self->arena, event->trace, strlen(event->trace)) : NULL;
-    copy->body = copy_bytes(self, &event->body);
+    copy->body = muster_bytes_copy(self->arena, event->body.data, event->body.size);
     self->bytes += event->body.size;
 }
 
@@ -136,7 +125,7 @@ keep_record(struct log_actor *self, const struct store_put *put, const struct mu
     self->records[at].id = *id;
     self->records[at].put = (struct store_put){
         .record = muster_arena_str(self->arena, put->record, strlen(put->record)),
-        .value = copy_bytes(self, &put->value),
+        .value = muster_bytes_copy(self->arena, put->value.data, put->value.size),
         .remove = put->remove,
     };
     self->bytes += put->value.size;

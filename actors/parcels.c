@@ -88,7 +88,7 @@ join(struct parcels *self, const struct log_entry *entry)
     copy->type = keep_text(self, entry->type);
     copy->team = keep_text(self, entry->team);
     copy->trace = keep_text(self, entry->trace);
-    copy->body.data = (const uint8_t *)muster_arena_str(self->arena, (const char *)entry->body.data, entry->body.size);
+    copy->body = muster_bytes_copy(self->arena, entry->body.data, entry->body.size);
     self->entry_bytes += entry->body.size;
 }
 

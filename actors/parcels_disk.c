@@ -127,8 +127,7 @@ put_parcel(struct commit *commit, const struct parcels_item *item)
 
     muster_pack(&parcel_type, &record, &packed);
     commit->puts[commit->count++] = (struct store_put){
-        .record = parcel_type.wire,
-        .value = {(const uint8_t *)muster_arena_str(commit->arena, packed.data, packed.size), packed.size}};
+        .record = parcel_type.wire, .value = muster_bytes_copy(commit->arena, packed.data, packed.size)};
     commit->bytes += packed.size;
     muster_buf_free(&packed);
 }

@@ -39,12 +39,9 @@ queue_pack(const struct muster_type *type, const void *body, struct muster_arena
 {
     struct muster_buf buf = {0};
     struct muster_bytes packed;
-    uint8_t *copy;
 
     muster_pack(type, body, &buf);
-    copy = muster_arena_alloc(arena, buf.size);
-    memcpy(copy, buf.data, buf.size);
-    packed = (struct muster_bytes){copy, buf.size};
+    packed = muster_bytes_copy(arena, buf.data, buf.size);
     muster_buf_free(&buf);
     return packed;
 }
@@ -79,7 +76,7 @@ message_of(const struct muster_type *type, const void *body, const char *trace, 
     struct muster_bytes message;
 
     muster_envelope_pack(&envelope, type, body, &buf);
-    message = (struct muster_bytes){(const uint8_t *)muster_arena_str(arena, buf.data, buf.size), buf.size};
+    message = muster_bytes_copy(arena, buf.data, buf.size);
     muster_buf_free(&buf);
     return message;
 }
@@ -117,7 +114,7 @@ queue_answer_caller(const struct muster_caller *caller, const struct muster_type
     struct muster_buf buf = {0};
 
     muster_caller_pack(caller, type, body, &buf);
-    answer.ok = (struct muster_bytes){(const uint8_t *)muster_arena_str(arena, buf.data, buf.size), buf.size};
+    answer.ok = muster_bytes_copy(arena, buf.data, buf.size);
     muster_buf_free(&buf);
     return answer;
 }

@@ -58,16 +58,6 @@ store_init(void *state, struct muster_ctx *ctx, const void *config)
 
 /* ---- answers ---- */
 
-static struct muster_bytes
-copy_bytes(struct store_actor *self, struct muster_bytes bytes)
-{
-    uint8_t *copy = muster_arena_alloc(self->arena, bytes.size);
-
-    if (bytes.size > 0)
-        memcpy(copy, bytes.data, bytes.size);
-    return (struct muster_bytes){copy, bytes.size};
-}
-
 static void
 keep_answers(struct store_actor *self, const struct store_commit *in)
 {
@@ -82,8 +72,8 @@ keep_answers(struct store_actor *self, const struct store_commit *in)
         }
         self->answers[self->answer_count++] =
             (struct store_answer){.to = muster_arena_str(self->arena, answer->to, strlen(answer->to)),
-                                  .ok = copy_bytes(self, answer->ok),
-                                  .no = copy_bytes(self, answer->no),
+                                  .ok = muster_bytes_copy(self->arena, answer->ok.data, answer->ok.size),
+                                  .no = muster_bytes_copy(self->arena, answer->no.data, answer->no.size),
                                   .ahead = answer->ahead,
                                   .apart = answer->apart};
     }
@@ -222,7 +212,7 @@ collect_entry(struct store_actor *self, const struct log_entry *entry)
         .job = entry->job,
         .attempt = entry->attempt,
         .trace = entry->trace ? muster_arena_str(self->arena, entry->trace, strlen(entry->trace)) : NULL,
-        .body = copy_bytes(self, entry->body),
+        .body = muster_bytes_copy(self->arena, entry->body.data, entry->body.size),
     };
     muster_batch_append(self->batch, event);
 }

@@ -122,10 +122,7 @@ created(struct webhook_actor *self, struct webhook_pending *pending, bool writte
 static int64_t
 cursor_now(struct webhook_actor *self)
 {
-    struct muster_store_stats stats;
-
-    muster_store_stats(muster_ctx_store(self->ctx), &stats);
-    return stats.last_seq;
+    return muster_log_last(muster_ctx_store(self->ctx));
 }
 
 muster_err

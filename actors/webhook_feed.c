@@ -113,10 +113,8 @@ webhook_feed_note(struct webhook_actor *self, int64_t durable, int64_t settled)
 void
 webhook_feed_missed(struct webhook_actor *self)
 {
-    struct muster_store_stats stats;
-
-    muster_store_stats(muster_ctx_store(self->ctx), &stats); /* whatever was missed has a number already */
-    expect(&self->feed, self->feed.front + 1, stats.last_seq);
+    /* Whatever was missed has a number already. */
+    expect(&self->feed, self->feed.front + 1, muster_log_last(muster_ctx_store(self->ctx)));
     webhook_feed_ask(self);
 }
 
@@ -279,9 +277,8 @@ webhook_feed_keep(struct webhook_actor *self)
         hook->kept = hook->record.cursor;
         muster_buf_clear(&packed);
         muster_pack(&webhook_type, &hook->record, &packed);
-        puts[count++] = (struct store_put){
-            .record = webhook_type.wire,
-            .value = {(const uint8_t *)muster_arena_str(arena, packed.data, packed.size), packed.size}};
+        puts[count++] = (struct store_put){.record = webhook_type.wire,
+                                           .value = muster_bytes_copy(arena, packed.data, packed.size)};
         if (count == KEEP_AT_A_TIME) {
             send_kept(self, puts, count);
             count = 0;

@@ -100,11 +100,8 @@ ask_log(struct bus *bus)
 static void
 fall_behind(struct bus *bus)
 {
-    struct muster_store_stats stats;
-
     order_clear(bus->feed.order);
-    muster_store_stats(bus->house.store, &stats);
-    bus->feed.target = stats.last_seq;
+    bus->feed.target = muster_log_last(bus->house.store);
     bus->feed.behind = true;
     if (!bus->feed.asked)
         ask_log(bus);
@@ -301,12 +298,9 @@ bus_check_subscribers(struct bus *bus)
 void
 bus_feed_begin(struct bus *bus)
 {
-    struct muster_store_stats stats;
-
-    muster_store_stats(bus->house.store, &stats);
     bus->feed.on = bus->options->events[0] != '\0';
     bus->feed.order = order_new();
-    bus->feed.last = stats.last_seq;
+    bus->feed.last = muster_log_last(bus->house.store);
     bus->feed.of_team = muster_alloc((bus->house.options->teams.count + 1) * sizeof *bus->feed.of_team);
     ask_log(bus); /* how far it is settled */
 }

@@ -115,7 +115,7 @@ keep(struct page *page, const struct event *event)
     copy->type = muster_arena_str(arena, event->type, strlen(event->type));
     copy->team = muster_arena_str(arena, event->team, strlen(event->team));
     copy->trace = event->trace ? muster_arena_str(arena, event->trace, strlen(event->trace)) : NULL;
-    copy->body.data = (const uint8_t *)muster_arena_str(arena, (const char *)event->body.data, event->body.size);
+    copy->body = muster_bytes_copy(arena, event->body.data, event->body.size);
     page->bytes += event->body.size;
 }
 

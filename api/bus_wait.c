@@ -80,15 +80,12 @@ want(struct bus_pending *pending, const struct feed_events *feed)
 void
 bus_wait_on_feed(struct bus *bus, const struct feed_events *feed)
 {
-    struct muster_store_stats stats;
+    int64_t last = feed ? 0 : muster_log_last(bus->house.store);
     struct bus_pending *pending;
     uint32_t i;
 
-    if (feed == NULL) {
-        muster_store_stats(bus->house.store, &stats);
-        if (stats.last_seq > bus->feed.highest)
-            bus->feed.highest = stats.last_seq;
-    }
+    if (last > bus->feed.highest)
+        bus->feed.highest = last;
     for (i = bus->waiting_count; i-- > 0;) { /* the one that is looked at leaves, and the last takes its place */
         pending = &bus->pending[bus->waiting[i]];
         if (feed)

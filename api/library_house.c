@@ -127,12 +127,10 @@ follow_on(struct library *library, const struct muster_id *job, int64_t end_ms)
 {
     char text[MUSTER_JOB_ID], cursor[MUSTER_CURSOR_TEXT];
     struct muster_follow_settings settings = {.job = text, .after = cursor};
-    struct muster_store_stats stats;
     struct muster_follow *follow;
     muster_err err;
 
-    muster_store_stats(library->house->store, &stats);
-    muster_cursor_text(library->house->store, stats.last_seq, cursor);
+    muster_cursor_text(library->house->store, muster_log_last(library->house->store), cursor);
     library_job_text(job, text);
     err = library_follow(library, &settings, &follow, NULL, 0);
     if (err)

@@ -53,7 +53,6 @@ check_topic(const struct muster_house *house, const struct muster_follow *follow
 static muster_err
 read_place(struct muster_store *store, const char *after, struct muster_follow *follow)
 {
-    struct muster_store_stats stats;
     muster_err err = MUSTER_OK;
 
     if (after && strcmp(after, "oldest") == 0)
@@ -64,8 +63,7 @@ read_place(struct muster_store *store, const char *after, struct muster_follow *
             err = MUSTER_CURSOR_EXPIRED;
         follow->log.placed = true;
     } else if (muster_id_is_zero(&follow->job)) {
-        muster_store_stats(store, &stats);
-        follow->log.last = stats.last_seq;
+        follow->log.last = muster_log_last(store);
         follow->log.placed = true;
     }
     return err;

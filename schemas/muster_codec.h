@@ -13,6 +13,13 @@
 /* Nesting that JSON texts may have; deeper is MUSTER_INVALID_REQUEST.  In msgpack it is 32. */
 #define MUSTER_DEPTH_MAX 64
 
+/* A copy in the arena. */
+static inline struct muster_bytes
+muster_bytes_copy(struct muster_arena *arena, const void *data, size_t size)
+{
+    return (struct muster_bytes){(const uint8_t *)muster_arena_str(arena, data, size), size};
+}
+
 /* Append the struct `in` of `type` as one msgpack map. */
 void muster_pack(const struct muster_type *type, const void *in, struct muster_buf *out);
 /* MUSTER_INVALID_REQUEST with `fault` (may be NULL) filled when the bytes do not fit the rows. */

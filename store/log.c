@@ -19,6 +19,12 @@ muster_log_number(struct muster_store *store)
 }
 
 int64_t
+muster_log_last(struct muster_store *store)
+{
+    return atomic_load(&store->next) - 1;
+}
+
+int64_t
 muster_log_oldest(struct muster_store *store)
 {
     int64_t oldest;

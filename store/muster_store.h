@@ -54,6 +54,8 @@ muster_err muster_log_walk(struct muster_store *store, const struct muster_id *j
 muster_err muster_log_get(struct muster_store *store, int64_t seq, struct muster_arena *arena, struct event *out_event);
 /* Number of the oldest event kept; events before it were removed.  1 when none ever was. */
 int64_t muster_log_oldest(struct muster_store *store);
+/* The highest number given out; 0 when none ever was.  Any thread, without reading anything. */
+int64_t muster_log_last(struct muster_store *store);
 
 /* "epoch-seq". */
 #define MUSTER_CURSOR_TEXT 48

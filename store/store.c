@@ -277,7 +277,7 @@ muster_store_stats(struct muster_store *store, struct muster_store_stats *out_st
     pthread_mutex_lock(&store->lock);
     stats.commits = store->commits;
     pthread_mutex_unlock(&store->lock);
-    stats.last_seq = atomic_load(&store->next) - 1;
+    stats.last_seq = muster_log_last(store);
     store->engine->class->size(store->engine, &stats.map_bytes, &stats.used_bytes);
     *out_stats = stats;
 }

@@ -36,14 +36,13 @@ flush_log(struct http_request *request, int64_t *out_settled)
 static bool
 settle(struct http_request *request, int64_t *out_settled)
 {
-    struct muster_store_stats stats;
-    int64_t settled;
+    int64_t settled, last;
     int tries;
 
     if (!flush_log(request, &settled))
         return false;
-    muster_store_stats(request->server->house.store, &stats);
-    for (tries = 0; settled < stats.last_seq; tries++)
+    last = muster_log_last(request->server->house.store);
+    for (tries = 0; settled < last; tries++)
         if (tries == SETTLE_TRIES || !flush_log(request, &settled))
             return false;
     *out_settled = settled;

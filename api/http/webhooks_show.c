@@ -113,17 +113,15 @@ static void
 count_lag(struct http_request *request, struct lag *lag)
 {
     struct muster_store *store = http_house(request)->store;
-    struct muster_store_stats stats;
-    int64_t after = INT64_MAX;
+    int64_t after = INT64_MAX, last = muster_log_last(store);
     size_t i;
 
     for (i = 0; i < lag->count; i++)
         if (lag->records[i].cursor < after)
             after = lag->records[i].cursor;
-    muster_store_stats(store, &stats);
-    if (after < stats.last_seq - LAG_EVENTS)
-        after = stats.last_seq - LAG_EVENTS;
-    if (after < stats.last_seq)
+    if (after < last - LAG_EVENTS)
+        after = last - LAG_EVENTS;
+    if (after < last)
         (void)muster_log_walk(store, NULL, after, count_event, lag); /* what cannot be read is not counted */
 }
 
