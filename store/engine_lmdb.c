@@ -12,12 +12,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -26,6 +24,7 @@
 #include "schemas/muster_buf.h"
 #include "store/bytes.h"
 #include "store/engine.h"
+#include "store/folder.h"
 
 #define MAX_READERS 16384           /* transactions at a time; 64 bytes each in lock.mdb */
 #define MAP_MAX ((uint64_t)1 << 46) /* half of the address space of a process */
@@ -40,7 +39,7 @@ static const char format_name[] = "format"; /* in META */
 struct lmdb_engine {
     struct muster_engine base;
     char *path;
-    int lock_fd;  /* flock keeps a second daemon out */
+    int lock_fd;  /* of folder_lock */
     MDB_env *env; /* NULL: could not be opened anew; the next commit tries again */
     MDB_dbi tables[ENGINE_TABLES];
     uint64_t map_bytes;
@@ -670,80 +669,6 @@ lmdb_close(struct muster_engine *engine)
     free(self);
 }
 
-/* Make the folder and those above it that are missing. */
-static int
-make_folder(const char *path)
-{
-    char *copy = muster_strdup(path);
-    char *slash;
-    int rc = 0;
-
-    for (slash = strchr(copy + 1, '/'); slash && rc == 0; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        if (mkdir(copy, 0700) != 0 && errno != EEXIST)
-            rc = errno;
-        *slash = '/';
-    }
-    if (rc == 0 && mkdir(copy, 0700) != 0 && errno != EEXIST)
-        rc = errno;
-    free(copy);
-    return rc;
-}
-
-/* The names of new files must be as durable as what is in them. */
-static int
-sync_folder(const char *path)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int rc = 0;
-
-    if (fd < 0)
-        return errno;
-    if (fsync(fd) != 0 && errno != EINVAL) /* a file system without it */
-        rc = errno;
-    close(fd);
-    return rc;
-}
-
-static void
-read_owner(int fd, char out_owner[32])
-{
-    ssize_t size = pread(fd, out_owner, 31, 0);
-
-    out_owner[size > 0 ? size : 0] = '\0';
-    out_owner[strcspn(out_owner, "\n")] = '\0';
-}
-
-static muster_err
-lock_folder(struct lmdb_engine *self, char *problem, size_t problem_size)
-{
-    char name[PATH_MAX], owner[32];
-
-    if ((size_t)snprintf(name, sizeof(name), "%s/lock", self->path) >= sizeof(name)) {
-        snprintf(problem, problem_size, "the name of the data folder is too long");
-        return MUSTER_STORAGE_ERROR;
-    }
-    self->lock_fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (self->lock_fd < 0) {
-        snprintf(problem, problem_size, "cannot open %s: %s", name, strerror(errno));
-        return errno == ENOSPC || errno == EDQUOT ? MUSTER_STORAGE_FULL : MUSTER_STORAGE_ERROR;
-    }
-    if (flock(self->lock_fd, LOCK_EX | LOCK_NB) != 0) {
-        if (errno != EWOULDBLOCK) {
-            snprintf(problem, problem_size, "cannot lock %s: %s", name, strerror(errno));
-            return MUSTER_STORAGE_ERROR;
-        }
-        read_owner(self->lock_fd, owner);
-        snprintf(problem, problem_size, "the data folder %s is in use by another muster (process %s)", self->path,
-                 *owner ? owner : "unknown");
-        return MUSTER_CONFLICT;
-    }
-    /* Only for the message above, so a full disk does not matter. */
-    if (ftruncate(self->lock_fd, 0) == 0)
-        (void)dprintf(self->lock_fd, "%ld\n", (long)getpid());
-    return MUSTER_OK;
-}
-
 static struct lmdb_engine *
 new_engine(const char *path, uint64_t map_bytes)
 {
@@ -775,18 +700,18 @@ engine_lmdb_open(const char *path, uint64_t map_bytes, struct muster_engine **ou
     muster_err err;
     int rc;
 
-    rc = make_folder(path);
+    rc = folder_make(path);
     if (rc) {
         snprintf(problem, problem_size, "cannot make the data folder %s: %s", path, strerror(rc));
         err = translate(rc);
         goto out;
     }
-    err = lock_folder(self, problem, problem_size);
+    err = folder_lock(path, &self->lock_fd, problem, problem_size);
     if (err)
         goto out;
     rc = open_env(self);
     if (rc == 0)
-        rc = sync_folder(path);
+        rc = folder_sync(path);
     if (rc == OTHER_FORMAT) {
         snprintf(problem, problem_size,
                  "the data folder %s was written by another version of muster, which keeps data in another way: go on "
