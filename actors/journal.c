@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -79,6 +78,7 @@ write_gathered(void *arg)
     struct muster_journal *journal = arg;
     bool ends = false;
 
+    muster_signals_block();
     while (!ends) {
         pthread_mutex_lock(&journal->lock);
         while (journal->pending.size == 0 && !journal->ends) {
@@ -95,18 +95,12 @@ write_gathered(void *arg)
     return NULL;
 }
 
-/* Under the lock.  It takes no signals: they are the program's.  False: there can be none. */
+/* Under the lock.  False: there can be none. */
 static bool
 has_writer(struct muster_journal *journal)
 {
-    sigset_t all, before;
-
-    if (journal->has_writer)
-        return true;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    journal->has_writer = pthread_create(&journal->writer, NULL, write_gathered, journal) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!journal->has_writer)
+        journal->has_writer = pthread_create(&journal->writer, NULL, write_gathered, journal) == 0;
     return journal->has_writer;
 }
 
@@ -168,29 +162,6 @@ muster_journal_free(struct muster_journal **journal_p)
 
 /* ---- lines ---- */
 
-static void
-add_time(struct muster_buf *line, int64_t now_ms)
-{
-    time_t seconds = (time_t)(now_ms / 1000);
-    struct tm parts;
-
-    gmtime_r(&seconds, &parts);
-    muster_buf_digits(line, parts.tm_year + 1900, 4);
-    muster_buf_str(line, "-");
-    muster_buf_digits(line, parts.tm_mon + 1, 2);
-    muster_buf_str(line, "-");
-    muster_buf_digits(line, parts.tm_mday, 2);
-    muster_buf_str(line, "T");
-    muster_buf_digits(line, parts.tm_hour, 2);
-    muster_buf_str(line, ":");
-    muster_buf_digits(line, parts.tm_min, 2);
-    muster_buf_str(line, ":");
-    muster_buf_digits(line, parts.tm_sec, 2);
-    muster_buf_str(line, ".");
-    muster_buf_digits(line, now_ms % 1000, 3);
-    muster_buf_str(line, "Z");
-}
-
 /* Names are our own, of letters and '_'. */
 static void
 add_name(struct muster_buf *line, bool json, const char *name)
@@ -227,7 +198,7 @@ add_head(struct muster_buf *line, bool json, enum log_level level, const char *i
     const char *weight = muster_enum_wire(&log_level_enum, (int)level);
 
     muster_buf_str(line, json ? "{\"time\":\"" : "");
-    add_time(line, muster_clock_ms());
+    muster_buf_time(line, muster_clock_ms());
     if (!json) {
         muster_buf_printf(line, " %-7s %s: %s", weight, id, message);
         return;

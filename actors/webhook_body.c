@@ -2,7 +2,6 @@
 /* webhook_body: what receivers are told.  Keeps nothing and cannot fail: what a job or an event lacks is left out, or
  * has a value that stands for it. */
 #include <string.h>
-#include <time.h>
 
 #include "actors/muster_job.h"
 #include "actors/webhook.h"
@@ -85,16 +84,16 @@ webhook_body_callback(struct muster_arena *arena, const struct job *job, struct 
 /* ---- events ---------------------------------------------------------------------------------------------------------
  */
 
-/* RFC 3339, with milliseconds. */
 static const char *
 time_text(struct muster_arena *arena, int64_t at_ms)
 {
-    time_t seconds = (time_t)(at_ms / 1000);
-    struct tm parts;
+    struct muster_buf text = {0};
+    const char *copy;
 
-    (void)gmtime_r(&seconds, &parts);
-    return muster_arena_printf(arena, "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", parts.tm_year + 1900, parts.tm_mon + 1,
-                               parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, (int)(at_ms % 1000));
+    muster_buf_time(&text, at_ms);
+    copy = muster_arena_str(arena, text.data, text.size);
+    muster_buf_free(&text);
+    return copy;
 }
 
 static struct webhook_ended

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "schemas/muster_err.h"
 
@@ -111,6 +112,35 @@ muster_buf_vprintf(struct muster_buf *buf, const char *format, va_list args)
         (void)vsnprintf(muster_buf_room(buf, (size_t)size), (size_t)size + 1, format, again);
     va_end(again);
     buf->size += (size_t)size;
+}
+
+void
+muster_buf_clock(struct muster_buf *buf, int hour, int minute, int second)
+{
+    muster_buf_digits(buf, hour, 2);
+    muster_buf_str(buf, ":");
+    muster_buf_digits(buf, minute, 2);
+    muster_buf_str(buf, ":");
+    muster_buf_digits(buf, second, 2);
+}
+
+void
+muster_buf_time(struct muster_buf *buf, int64_t unix_ms)
+{
+    time_t seconds = (time_t)(unix_ms / 1000);
+    struct tm parts = {0};
+
+    (void)gmtime_r(&seconds, &parts);
+    muster_buf_digits(buf, parts.tm_year + 1900, 4);
+    muster_buf_str(buf, "-");
+    muster_buf_digits(buf, parts.tm_mon + 1, 2);
+    muster_buf_str(buf, "-");
+    muster_buf_digits(buf, parts.tm_mday, 2);
+    muster_buf_str(buf, "T");
+    muster_buf_clock(buf, parts.tm_hour, parts.tm_min, parts.tm_sec);
+    muster_buf_str(buf, ".");
+    muster_buf_digits(buf, unix_ms % 1000, 3);
+    muster_buf_str(buf, "Z");
 }
 
 void

@@ -47,6 +47,10 @@ muster_buf_str(struct muster_buf *buf, const char *text)
 void muster_buf_int(struct muster_buf *buf, int64_t number);
 /* Append the last `digits` digits of a number that is not negative, with zeros in front: at most 20. */
 void muster_buf_digits(struct muster_buf *buf, int64_t number, size_t digits);
+/* Append "13:05:09". */
+void muster_buf_clock(struct muster_buf *buf, int hour, int minute, int second);
+/* Append unix milliseconds as RFC 3339 in UTC, "2026-01-31T13:05:09.007Z". */
+void muster_buf_time(struct muster_buf *buf, int64_t unix_ms);
 void muster_buf_printf(struct muster_buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void muster_buf_vprintf(struct muster_buf *buf, const char *format, va_list args);
 /* Drop the first `size` bytes. */

@@ -334,17 +334,24 @@ loop_fini(struct muster_loop *loop)
         close(loop->epoll_fd);
 }
 
-/* The whole life of the thread.  It takes no signals: they are the program's, and EPIPE says what SIGPIPE would. */
+void
+muster_signals_block(void)
+{
+    sigset_t all;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
+}
+
+/* The whole life of the thread. */
 static void *
 run(void *arg)
 {
     struct muster_runner *runner = arg;
     struct muster_loop loop = {.epoll_fd = -1, .timer_fd = -1};
     muster_err err;
-    sigset_t all;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, NULL);
+    muster_signals_block();
     if (runner->address)
         prctl(PR_SET_NAME, runner->address);
     err = loop_init(&loop, runner);

@@ -28,6 +28,10 @@ struct muster_runner_hooks {
 
 #define MUSTER_BATCH 64 /* messages handled before timers and descriptors are looked at */
 
+/* The calling thread takes no signals from now on, nor do those it starts: they are the program's, and EPIPE says what
+ * SIGPIPE would. */
+void muster_signals_block(void);
+
 /* Start the thread with mailbox `address`.  `hooks` and `arg` are borrowed until stop. */
 muster_err muster_runner_start(struct muster_bus *bus, const char *address, size_t limit,
                                const struct muster_runner_hooks *hooks, void *arg, struct muster_runner **out_runner);

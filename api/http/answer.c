@@ -68,11 +68,7 @@ put_date(struct muster_buf *out)
     muster_buf_str(out, " ");
     muster_buf_digits(out, tm.tm_year + 1900, 4);
     muster_buf_str(out, " ");
-    muster_buf_digits(out, tm.tm_hour, 2);
-    muster_buf_str(out, ":");
-    muster_buf_digits(out, tm.tm_min, 2);
-    muster_buf_str(out, ":");
-    muster_buf_digits(out, tm.tm_sec, 2);
+    muster_buf_clock(out, tm.tm_hour, tm.tm_min, tm.tm_sec);
     muster_buf_str(out, " GMT");
 }
 

@@ -10,7 +10,6 @@
  *
  * What fails ends the stream; its client comes back with its cursor. */
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -420,11 +419,9 @@ run(void *arg)
     struct http_keeper *keeper = arg;
     struct epoll_event events[EVENTS];
     struct http_stream *stream;
-    sigset_t all;
     int count, i;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, NULL); /* they are the program's; readers inherit it */
+    muster_signals_block();
     while (!is_over(keeper)) {
         count = epoll_wait(keeper->epoll, events, EVENTS, beat_all(keeper));
         for (i = 0; i < count; i++)

@@ -399,3 +399,23 @@ Test(json, what_is_no_number_is_written_as_null)
     cr_assert_str_eq(buf.data, "{\"cost_usd\":null}");
     muster_buf_free(&buf);
 }
+
+Test(text, times_are_rfc_3339_in_utc)
+{
+    static const struct {
+        int64_t unix_ms;
+        const char *text;
+    } rows[] = {{0, "1970-01-01T00:00:00.000Z"},
+                {1700000000007, "2023-11-14T22:13:20.007Z"},
+                {951782399999, "2000-02-28T23:59:59.999Z"},
+                {4102444800000, "2100-01-01T00:00:00.000Z"}};
+    struct muster_buf out = {0};
+    size_t i;
+
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        muster_buf_clear(&out);
+        muster_buf_time(&out, rows[i].unix_ms);
+        cr_expect_str_eq(out.data, rows[i].text);
+    }
+    muster_buf_free(&out);
+}
