@@ -116,18 +116,19 @@ nodes_evict(struct nodes *self)
         nodes_remove(self, oldest);
 }
 
+/* What is answered is seen. */
 static void
-answer_drained(struct nodes *self, const struct worker *worker, struct muster_caller **caller_p)
+answer(struct nodes *self, struct muster_caller **caller_p, const struct node_drained *body)
 {
-    struct node_drained drained = {
-        .node = worker->record.name, .state = worker->state, .running = (int64_t)worker->open.count};
-
-    muster_caller_answer(self->ctx, caller_p, MUSTER_OK, &node_drained_type, &drained);
+    self->dirty = true;
+    nodes_publish(self);
+    muster_caller_answer(self->ctx, caller_p, MUSTER_OK, &node_drained_type, body);
 }
 
 static void
 drained(struct nodes *self, struct worker *worker, struct muster_caller **caller_p)
 {
+    struct node_drained body = {.node = worker->record.name, .running = (int64_t)worker->open.count};
     enum node_state state = nodes_wanted(worker);
 
     muster_journal_say(muster_ctx_journal(self->ctx), INFO, "node-drain",
@@ -138,8 +139,8 @@ drained(struct nodes *self, struct worker *worker, struct muster_caller **caller
         nodes_turn(self, worker, state, NULL);
         nodes_tell_queue(self, worker, NULL);
     }
-    self->dirty = true;
-    answer_drained(self, worker, caller_p);
+    body.state = worker->state;
+    answer(self, caller_p, &body);
 }
 
 /* ---- on disk -------------------------------------------------------------------------------------------------------
@@ -165,6 +166,7 @@ void
 nodes_after_forget(struct nodes *self, struct nodes_wait *wait, muster_err err)
 {
     struct worker *worker = wait->worker;
+    struct node_drained body = {.state = worker->state, .running = (int64_t)worker->open.count};
     bool draining;
 
     if (!err && worker->join == NULL && worker->caller == NULL && read_draining(self, worker, &draining))
@@ -174,8 +176,8 @@ nodes_after_forget(struct nodes *self, struct nodes_wait *wait, muster_err err)
         nodes_doubt(self, worker, err);
         return;
     }
-    answer_drained(self, worker, &wait->caller);
-    self->dirty = true;
+    body.node = muster_arena_str(muster_ctx_arena(self->ctx), worker->record.name, strlen(worker->record.name));
     if (is_gone(worker) && worker->waits == 0)
         nodes_remove(self, worker);
+    answer(self, &wait->caller, &body);
 }

@@ -418,6 +418,8 @@ nodes_attach_known(struct nodes *self, struct worker *worker, const struct queue
     worker->up_ms = worker->heard_ms = muster_now_ms(self->ctx);
     worker->heard_uptime_ms = muster_uptime_ms(self->ctx);
     self->attaches++;
+    nodes_turn(self, worker, nodes_wanted(worker), NULL);
+    nodes_publish(self); /* who was welcome is seen */
     stale = welcome(self, worker, noded);
     muster_journal_say(muster_ctx_journal(self->ctx), INFO, "node-attached", "A worker has attached itself.",
                        MUSTER_SAY_TEXT("node", worker->record.name), MUSTER_SAY_TEXT("host", worker->record.host),
@@ -426,5 +428,4 @@ nodes_attach_known(struct nodes *self, struct worker *worker, const struct queue
                        MUSTER_SAY_NUMBER("stale", (int64_t)stale),
                        MUSTER_SAY_NUMBER("received", worker->record.received));
     nodes_free_join(&worker->join);
-    nodes_turn(self, worker, nodes_wanted(worker), NULL);
 }

@@ -1861,6 +1861,37 @@ Test(nodes, one_that_comes_back_while_it_is_forgotten_stays)
     fake_free(&ctx);
 }
 
+Test(nodes, what_is_answered_is_shown_already)
+{
+    struct muster_ctx *ctx = start();
+    struct worker_attach in = attach_of("w1");
+
+    ask(ctx, &key_one, &worker_attach_type, &in);
+    disk(ctx);
+    fake_batch_begin(ctx);
+    noded(ctx, "w1", last_id, NULL, 0);
+    cr_assert_not_null(fake_take_type(ctx, &worker_welcome_type));
+    cr_assert_eq(view_of(ctx)->count, 1);
+    cr_assert_eq(view_of(ctx)->nodes[0].state, node_state_UP);
+    fake_batch_end(ctx);
+    operate(ctx, &node_drain_type, &(struct node_drain){.node = "w1", .draining = true});
+    fake_batch_begin(ctx);
+    disk(ctx);
+    cr_assert_not_null(drained(ctx));
+    cr_assert_eq(view_of(ctx)->nodes[0].state, node_state_DRAINING);
+    fake_batch_end(ctx);
+    fake_advance(ctx, LEASE_MS * 2 / 3);
+    fake_advance(ctx, LEASE_MS);
+    disk(ctx);
+    operate(ctx, &node_forget_type, &(struct node_forget){.node = "w1"});
+    fake_batch_begin(ctx);
+    disk(ctx);
+    cr_assert_not_null(drained(ctx));
+    cr_assert_eq(view_of(ctx)->count, 0);
+    fake_batch_end(ctx);
+    fake_free(&ctx);
+}
+
 /* It may send again what was on disk before it was forgotten, and nobody knows that any more. */
 Test(nodes, one_that_comes_back_after_it_was_forgotten_is_to_drop_what_it_has)
 {
