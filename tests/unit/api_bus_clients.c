@@ -109,15 +109,17 @@ TestSuite(bus_clients, .init = open_bus, .fini = close_bus, .timeout = 60);
 
 /* ---- a client ---- */
 
+/* One that keeps `room` messages that nobody has taken; 0: any number.  While it is full it takes nothing from its
+ * connection, and if that ends then, what was still on the way is lost to it. */
 static void *
-connect_client(void)
+connect_client(int room)
 {
     void *socket = zmq_socket(context, ZMQ_DEALER);
-    int patience = PATIENCE_MS, none = 0, few = 1;
+    int patience = PATIENCE_MS, none = 0;
 
     zmq_setsockopt(socket, ZMQ_RCVTIMEO, &patience, sizeof patience);
     zmq_setsockopt(socket, ZMQ_LINGER, &none, sizeof none);
-    zmq_setsockopt(socket, ZMQ_RCVHWM, &few, sizeof few);
+    zmq_setsockopt(socket, ZMQ_RCVHWM, &room, sizeof room);
     cr_assert_eq(zmq_connect(socket, rig.config.options->bus->commands), 0);
     return socket;
 }
@@ -165,14 +167,20 @@ expect_failed(void *socket, int64_t id, const char *code)
 }
 
 static void *
-login(const char *key)
+login_with_room(const char *key, int room)
 {
-    void *socket = connect_client();
+    void *socket = connect_client(room);
     struct bus_hello hello = {key};
 
     say(socket, 1, &bus_hello_type, &hello);
     (void)heard(socket, 1, &bus_welcome_type, NULL);
     return socket;
+}
+
+static void *
+login(const char *key)
+{
+    return login_with_room(key, 0);
 }
 
 /* ---- nodes ---- */
@@ -304,7 +312,7 @@ Test(bus_clients, an_attach_that_nodes_refuses_ends_there)
 
 Test(bus_clients, who_may_not_be_a_worker_reaches_nobody)
 {
-    void *stranger = connect_client(), *worker = login(WORKER_KEY);
+    void *stranger = connect_client(0), *worker = login(WORKER_KEY);
     struct worker_beat beat = {.attachment = 5};
     struct log_read read = {.limit = 1};
 
@@ -376,7 +384,7 @@ Test(bus_clients, nodes_is_told_when_a_worker_has_left)
 
 Test(bus_clients, a_worker_that_does_not_read_has_a_backlog_of_its_own)
 {
-    void *socket = login(WORKER_KEY);
+    void *socket = login_with_room(WORKER_KEY, 1);
     int64_t attachment = attach_worker(socket);
     char *prompt = muster_arena_alloc(arena, RUN_BYTES + 1);
     struct muster_frame frame;
