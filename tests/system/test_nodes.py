@@ -307,7 +307,7 @@ def test_a_key_that_is_revoked_is_no_worker_any_more(hub):
     refused("UNAUTHORIZED", fake.job)
     refused("UNAUTHORIZED", fake.beat)
     wait_until(lambda: here.node()["state"] == "lost", "its lease ends")
-    assert here.client.message(name)["status"] == "queued"
+    here.client.wait_state(name, "queued")
 
 
 def test_what_a_worker_makes_up_does_not_count(hub):

@@ -1027,7 +1027,7 @@ def test_a_revoked_key_ends_its_worker(site):
     here.client.wait_state(name, "processing")
     assert here.hub.cli("key", "revoke", "goes2").returncode == 0
     here.wait_node("w1", "lost")
-    assert here.client.message(name)["status"] == "queued"
+    here.client.wait_state(name, "queued")
     here.worker("w2")
     here.client.wait_state(name, "processing")
     assert here.node_of(name) == "w2"
